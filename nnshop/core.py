@@ -1,0 +1,224 @@
+"""The contract of a cell: one step, and the state it needs.
+
+Everything else in nnshop is a cell, a function from cell to cell, or a way to run a cell over time.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import MISSING, dataclass, fields
+from typing import Any, Callable
+
+import nnabla as nn
+import numpy as np
+from nnabla.initializer import ConstantInitializer
+
+Tree = Any  # a leaf, None, or a tuple (a NamedTuple as well) of trees
+
+
+def tree_map(function: Callable, tree: Tree, *rest: Tree) -> Tree:
+    """Applies a function to the leaves of one tree, or of several trees of the same structure.
+
+    A tuple is a node, a NamedTuple keeps its type, None is an empty tree, everything else is a leaf.
+
+    Example:
+        >>> tree_map(lambda a, b: a + b, (1, (2, None)), (10, (20, None)))
+        (11, (22, None))
+    """
+    if tree is None:
+        return None
+    if not isinstance(tree, tuple):
+        return function(tree, *rest)
+    make = getattr(type(tree), "_make", tuple)
+    return make(tree_map(function, *branches) for branches in zip(tree, *rest))
+
+
+def tree_leaves(tree: Tree) -> list:
+    """Lists the leaves of a tree, from left to right.
+
+    Example:
+        >>> tree_leaves((1, (2, None), 3))
+        [1, 2, 3]
+    """
+    if tree is None:
+        return []
+    return [leaf for branch in tree for leaf in tree_leaves(branch)] if isinstance(tree, tuple) else [tree]
+
+
+def shapes(tree: Tree) -> Tree:
+    """Returns the tree of the shapes of a tree of Variables, for messages and comparisons."""
+    return (
+        None
+        if tree is None
+        else tuple(map(shapes, tree))
+        if isinstance(tree, tuple)
+        else getattr(tree, "shape", type(tree).__name__)
+    )
+
+
+@dataclass(frozen=True)
+class StateSpec:
+    """One state of a cell: its shape without the batch axis, and how it begins.
+
+    Args:
+        shape (tuple of int): Shape of one sample's state, such as `(units,)`.
+        initializer (callable): Maps the shape `(B, ...)` to the initial value; any NNabla initializer. Zero by default.
+
+    Raises:
+        ValueError: A size is not a positive integer.
+
+    Example:
+        >>> StateSpec((64,)).shape
+        (64,)
+    """
+
+    shape: tuple[int, ...]
+    initializer: Callable = ConstantInitializer(0)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.shape, tuple) or not all(isinstance(n, (int, np.integer)) and n > 0 for n in self.shape):
+            raise ValueError(
+                f"StateSpec needs a tuple of positive sizes without the batch axis, such as (64,); got {self.shape!r}."
+            )
+
+
+class AbstractCell(ABC):
+    """What every cell is: `y, new_state = cell(x, state)`.
+
+    A subclass is a frozen dataclass that defines `state` and `step`. A cell holds settings, never weights and never a
+    current state: weights are found by name (`nn.parameter_scope`), state comes in and goes out.
+    """
+
+    @property
+    @abstractmethod
+    def state(self) -> Tree:
+        """The tree of StateSpec that the cell needs; `()` where it needs none."""
+
+    @abstractmethod
+    def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
+        """Computes one time step: `(x, state) -> (y, new_state)`."""
+
+    @property
+    def name(self) -> str | None:
+        """The parameter scope that the cell opens for its weights; None where it opens none."""
+        return None
+
+    def __call__(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
+        """Runs one time step.
+
+        Args:
+            x: A tree of Variables `(B, ...)`, or None for a cell without input.
+            state: A tree of Variables of the structure of `self.state`, each `(B,) + spec.shape`.
+
+        Returns:
+            `(y, new_state)`; new_state has exactly the structure and shapes of state.
+
+        Raises:
+            ValueError: The state, or what the step returned as state, has another structure, shape or batch size.
+        """
+        batch = batch_size_of(x, state)
+        check_state(f"{self} needs", self.state, state, batch)
+        y, after = self.step(x, state)
+        check_state(f"{self} must return", self.state, after, batch)
+        return y, after
+
+    def initial_state(self, batch_size: int) -> Tree:
+        """Makes the tree of Variables that the cell starts from, by the initializers of its specs.
+
+        Example:
+            >>> nnshop.LSTMCell(8).initial_state(4)[0].shape
+            (4, 8)
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
+
+        def start(spec: StateSpec) -> nn.Variable:
+            shape = (batch_size, *spec.shape)
+            return nn.Variable.from_numpy_array(np.broadcast_to(np.asarray(spec.initializer(shape), np.float32), shape))
+
+        return tree_map(start, self.state)
+
+    def __repr__(self) -> str:
+        """Shows the settings that differ from their defaults: `LSTMCell(8, forget_bias=1.0)`."""
+        words = []
+        for field in fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
+            value = getattr(self, field.name)
+            if field.default is MISSING:
+                words += [repr(value)]
+            elif value is not field.default and repr(value) != repr(field.default):
+                words += [f"{field.name}={value!r}"]
+        return f"{type(self).__name__}({', '.join(words)})"
+
+
+@dataclass(frozen=True, repr=False)
+class Cell(AbstractCell):
+    """A cell made from a function: the shortest way to a new cell.
+
+    Args:
+        function (callable): `(x, state) -> (y, new_state)` on trees of Variables.
+        state: The tree of StateSpec that it needs; `()` where it needs none.
+        name (str, optional): The parameter scope for the weights that the function makes.
+
+    Example:
+        >>> counter = Cell(lambda x, total: (total + x, total + x), StateSpec((1,)))
+        >>> y, total = counter(nn.Variable.from_numpy_array(np.ones((2, 1))), counter.initial_state(2))
+        >>> y.forward(); y.d.ravel()
+        array([1., 1.], dtype=float32)
+    """
+
+    function: Callable[[Tree, Tree], tuple[Tree, Tree]]
+    state: Tree = ()
+    name: str | None = None
+
+    def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
+        with nn.parameter_scope(self.name or ""):
+            return self.function(x, state)
+
+
+def batch_size_of(*trees: Tree) -> int | None:
+    """Returns the batch size that the first leaf of the trees has; None where there is no leaf."""
+    sizes = [leaf.shape[0] for tree in trees for leaf in tree_leaves(tree) if getattr(leaf, "shape", ())]
+    return sizes[0] if sizes else None
+
+
+def check_state(who: str, specs: Tree, state: Tree, batch: int | None) -> None:
+    """Raises ValueError, in which `who` begins the message, unless state has the specs' structure, shapes and this batch size."""
+    expected = tree_map(lambda spec: (batch, *spec.shape), specs)
+    if shapes(state) != expected:
+        raise ValueError(
+            f"{who} a state of shapes {expected}; got {shapes(state)}. "
+            f"A state is nested tuples of Variables; cell.initial_state(batch_size) makes one."
+        )
+
+
+@contextmanager
+def scratch() -> Iterator[None]:
+    """Builds graphs without a trace: parameters are forgotten, nothing is computed, no random numbers of NNabla used up."""
+    random_state = nn.random.prng.get_state()
+    try:
+        with nn.parameter_scope("", scope=OrderedDict()), nn.auto_forward(False):
+            yield
+    finally:
+        nn.random.prng.set_state(random_state)
+
+
+def output_shape(cell: AbstractCell, x: Tree) -> Tree:
+    """Tells the shape of a cell's output without the batch axis, by one discarded step at batch size 1.
+
+    Args:
+        cell: Any cell.
+        x: A tree of Variables `(B, ...)`, one step's input; only their shapes are used.
+
+    Returns:
+        The tree of shapes of y, each without the batch axis.
+
+    Example:
+        >>> output_shape(nnshop.LSTMCell(8), nn.Variable((32, 5)))
+        (8,)
+    """
+    with scratch():
+        y, _ = cell(tree_map(lambda v: nn.Variable((1, *v.shape[1:])), x), cell.initial_state(1))
+    return tree_map(lambda v: v.shape[1:], y)

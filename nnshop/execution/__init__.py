@@ -1,0 +1,8 @@
+"""The only loops over time: `iterate` runs a plain function, `run` is its batch-first face for cells."""
+
+from __future__ import annotations
+
+from .running import run
+from .ways import WAYS, iterate
+
+__all__ = ["WAYS", "iterate", "run"]

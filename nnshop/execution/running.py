@@ -1,0 +1,117 @@
+"""Cells over batches of sequences `(B, T, ...)`, with masks."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import nnabla as nn
+import nnabla.functions as F
+
+from ..core import AbstractCell, Tree, batch_size_of, check_state, shapes, tree_leaves, tree_map
+from ..functions import length_mask, swap_time, where
+from .ways import check_way, iterate, sequence_length
+
+
+def run(
+    cell: AbstractCell,
+    xs: Tree,
+    state: Tree = None,
+    *,
+    length: int | None = None,
+    mask: nn.Variable | None = None,
+    lengths: Any = None,
+    reverse: bool = False,
+    way: str = "auto",
+) -> tuple[Tree, Tree]:
+    """Runs a cell over a batch of sequences.
+
+    Without mask and reverse it is the loop that you would write by hand::
+
+        for t in range(T):
+            ys[:, t], state = cell(xs[:, t], state)
+
+    Args:
+        cell: Any cell.
+        xs: A tree of Variables `(B, T, ...)`; None for a cell without input, which then needs `length` and `state`.
+        state: The initial state, a tree of Variables as `cell.state`; `cell.initial_state(B)` by default.
+        length: T, where xs is None.
+        mask: `(B, T)`, 0 for padding. A masked step leaves the state as it was and repeats the last output; before the first
+            step that counts, the output is zero. What the padding holds, NaN too, changes neither values nor gradients.
+        lengths: `(B,)`, instead of a mask: row b counts up to `lengths[b]`. Numbers are checked; a Variable cannot be.
+        reverse: From the last step to the first; `ys[:, t]` is still the output at step t. With lengths, each row is run
+            backwards within its own length.
+        way: "unrolled", or "auto" for the fastest that fits.
+
+    Returns:
+        `(ys, state)`: a tree of Variables `(B, T, ...)`, and the state after the last step (with a mask, the last valid one).
+
+    Raises:
+        ValueError: Shapes that do not fit: batch sizes, numbers of steps, the state, the mask; lengths outside 0 to T.
+
+    Example:
+        >>> ys, (h, c) = run(nnshop.LSTMCell(8), nn.Variable((4, 7, 3)), lengths=[7, 2, 5, 0])
+        >>> ys.shape, h.shape
+        ((4, 7, 8), (4, 8))
+    """
+    check_way(way)
+    check_variables(xs)
+    length = sequence_length(xs, length, axis=1)
+    batch = batch_size_of(xs, state)
+    if batch is None or batch < 1:
+        raise ValueError(
+            f"a batch needs at least one row; xs has shapes {shapes(xs)}. "
+            "Without inputs pass state=cell.initial_state(batch_size)."
+        )
+    if any(leaf.shape[0] != batch for leaf in tree_leaves(xs)):
+        raise ValueError(f"all inputs must have one batch size; they have shapes {shapes(xs)}.")
+    if state is None:
+        state = cell.initial_state(batch)
+    check_state(f"{cell} needs", cell.state, state, batch)
+    mask = _find_mask(mask, lengths, batch, length)
+    loop = partial(iterate, length=length, reverse=reverse, way=way)
+    xs = tree_map(swap_time, xs)
+    ys, state = loop(cell, xs, state) if mask is None else _masked(loop, cell, xs, state, swap_time(mask))
+    return tree_map(swap_time, ys), state
+
+
+def check_variables(xs: Tree) -> None:
+    """Raises TypeError unless all leaves are Variables."""
+    for leaf in tree_leaves(xs):
+        if not isinstance(leaf, nn.Variable):
+            raise TypeError(
+                f"sequences are Variables, or tuples of them; got {type(leaf).__name__}. "
+                "Wrap an array in nn.Variable.from_numpy_array."
+            )
+
+
+def _find_mask(mask: nn.Variable | None, lengths: Any, batch: int, length: int) -> nn.Variable | None:
+    if mask is not None and lengths is not None:
+        raise ValueError("give a mask or lengths, not both.")
+    if lengths is not None:
+        mask = length_mask(lengths, length)
+    if mask is not None:
+        check_variables(mask)
+        if mask.shape != (batch, length):
+            raise ValueError(f"a mask must have the shape (B, T) of the inputs, {(batch, length)}; got {mask.shape}.")
+    return mask
+
+
+def _masked(loop: Any, cell: AbstractCell, xs: Tree, state: Tree, mask: nn.Variable) -> tuple[Tree, Tree]:
+    """Runs with a mask `(T, B)`: first the states, which masked steps leave alone, then the outputs, which they repeat."""
+
+    def step(x_keep: Tree, state: Tree) -> tuple[Tree, Tree]:
+        x, keep = x_keep
+        # Padding may hold anything: a NaN would come back in the gradient, as 0 * NaN, unless the cell never sees it.
+        x = tree_map(lambda v: where(keep, v, F.constant(0, v.shape)), x)
+        y, after = cell(x, state)
+        return y, tree_map(partial(where, keep), after, state)
+
+    def hold(y_keep: Tree, last: Tree) -> tuple[Tree, Tree]:
+        y, keep = y_keep
+        y = tree_map(partial(where, keep), y, last)
+        return y, y
+
+    ys, state = loop(step, (xs, mask), state)
+    ys, _ = loop(hold, (ys, mask), tree_map(lambda y: F.constant(0, y.shape[1:]), ys))
+    return ys, state

@@ -1,0 +1,26 @@
+"""The unrolled way: the step is repeated in the graph, once for each step of time."""
+
+from __future__ import annotations
+
+from typing import Callable
+
+import nnabla.functions as F
+
+from ..core import Tree, shapes, tree_map
+from ..functions import unstack
+
+
+def iterate(step: Callable, xs: Tree, state: Tree, length: int, reverse: bool) -> tuple[Tree, Tree]:
+    """Splits, loops and stacks; see `nnshop.execution.iterate`."""
+    columns = tree_map(unstack, xs)  # lists of T Variables are leaves
+    before, ys = shapes(state), []
+    for t in reversed(range(length)) if reverse else range(length):
+        y, state = step(tree_map(lambda column, t=t: column[t], columns), state)
+        if shapes(state) != before:
+            raise ValueError(
+                f"a step must return a state of the shapes that it was given, {before}; it returned {shapes(state)}."
+            )
+        ys.append(y)
+    if reverse:
+        ys.reverse()
+    return tree_map(lambda *steps: F.stack(*steps, axis=0), *ys), state

@@ -1,0 +1,169 @@
+"""Weightless helpers on Variables: time axes, masks, activations, sequence losses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Callable
+
+import nnabla as nn
+import nnabla.functions as F
+import numpy as np
+
+ACTIVATIONS: dict[str, Callable[[nn.Variable], nn.Variable]] = {
+    "elu": F.elu,
+    "hard_sigmoid": F.hard_sigmoid,
+    "linear": lambda x: x,
+    "relu": F.relu,
+    "selu": F.selu,
+    "sigmoid": F.sigmoid,
+    "softplus": F.softplus,
+    "softsign": F.softsign,
+    "swish": F.swish,
+    "tanh": F.tanh,
+}
+
+
+def activation(name: str | Callable) -> Callable[[nn.Variable], nn.Variable]:
+    """Finds an activation by its name; a function passes through.
+
+    Raises:
+        ValueError: The name is not one of `ACTIVATIONS`.
+
+    Example:
+        >>> activation("relu") is F.relu
+        True
+    """
+    if callable(name):
+        return name
+    if name not in ACTIVATIONS:
+        raise ValueError(f"activation must be a function or one of {', '.join(sorted(ACTIVATIONS))}; got {name!r}.")
+    return ACTIVATIONS[name]
+
+
+def unstack(x: nn.Variable, axis: int = 0) -> list[nn.Variable]:
+    """Splits a Variable along an axis into Variables without it; the inverse of `F.stack`.
+
+    Differs from `F.split` in that it takes an axis of length 1 too.
+
+    Example:
+        >>> [v.shape for v in unstack(nn.Variable((4, 1, 3)), axis=1)]
+        [(4, 3)]
+    """
+    if x.shape[axis] == 1:
+        return [F.reshape(x, x.shape[:axis] + x.shape[axis + 1 :])]
+    return list(F.split(x, axis=axis))
+
+
+def swap_time(x: nn.Variable) -> nn.Variable:
+    """Turns `(B, T, ...)` into `(T, B, ...)`, and back."""
+    return F.transpose(x, (1, 0, *range(2, x.ndim)))
+
+
+def shift(x: nn.Variable, first: nn.Variable | None = None) -> nn.Variable:
+    """Delays a sequence by one step: `y[:, t] = x[:, t - 1]`, and `y[:, 0] = first`.
+
+    Args:
+        x: `(B, T, ...)`.
+        first: `(B, ...)`; zeros by default.
+
+    Returns:
+        `(B, T, ...)`.
+
+    Example:
+        >>> y = shift(nn.Variable.from_numpy_array(np.array([[1., 2., 3.]])))
+        >>> y.forward(); y.d
+        array([[0., 1., 2.]], dtype=float32)
+    """
+    if first is None:
+        first = F.constant(0, (x.shape[0], *x.shape[2:]))
+    if first.shape != (x.shape[0], *x.shape[2:]):
+        raise ValueError(
+            f"shift needs `first` of shape {(x.shape[0], *x.shape[2:])}, one step of x {x.shape}; got {first.shape}."
+        )
+    first = F.reshape(first, (x.shape[0], 1, *x.shape[2:]))
+    return first if x.shape[1] == 1 else F.concatenate(first, x[:, :-1], axis=1)
+
+
+def where(condition: nn.Variable, yes: nn.Variable, no: nn.Variable) -> nn.Variable:
+    """Chooses row by row: `yes` where the condition `(B,)` is not zero, else `no`; both `(B, ...)`.
+
+    What is not chosen may be NaN: it reaches neither the value nor the gradient.
+    """
+    return F.where(condition, yes, no)
+
+
+def length_mask(lengths: nn.Variable | np.ndarray | Sequence[int], max_length: int) -> nn.Variable:
+    """Makes the mask `(B, T)` of sequences of given lengths: 1 for the first `lengths[b]` steps, else 0.
+
+    Args:
+        lengths: `(B,)`. Numbers are checked; a Variable is fed when the graph runs, and cannot be.
+        max_length: T.
+
+    Raises:
+        ValueError: A length is no whole number, or not between 0 and T.
+
+    Example:
+        >>> mask = length_mask([1, 3], 3)
+        >>> mask.forward(); mask.d
+        array([[1., 0., 0.],
+               [1., 1., 1.]], dtype=float32)
+    """
+    if not isinstance(lengths, nn.Variable):
+        numbers = np.asarray(lengths)
+        if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
+            raise ValueError(f"lengths must be whole numbers of shape (B,); got {lengths!r}.")
+        if numbers.min(initial=0) < 0 or numbers.max(initial=0) > max_length:
+            raise ValueError(f"lengths must lie between 0 and the sequence length T={max_length}; got {numbers.tolist()}.")
+        lengths = nn.Variable.from_numpy_array(numbers)
+    if lengths.ndim != 1:
+        raise ValueError(f"lengths must have the shape (B,); got {lengths.shape}.")
+    steps = nn.Variable.from_numpy_array(np.arange(max_length).reshape(1, -1))
+    return F.less(steps, F.reshape(lengths, (-1, 1)))
+
+
+def sequence_loss(
+    logits: nn.Variable, targets: nn.Variable, mask: nn.Variable | None = None, reduction: str = "mean"
+) -> nn.Variable:
+    """Computes the softmax cross entropy of each step of a sequence, in nats.
+
+    Args:
+        logits: `(B, T, V)`.
+        targets: Class ids, `(B, T)` or `(B, T, 1)`.
+        mask: `(B, T)`, 1 for the steps that count; all by default.
+        reduction: "mean" over the steps that count (0 where none does); "batch_mean", the sum over time averaged over the
+            batch (the loss of Zaremba et al. 2014 and of TensorFlow's ptb_word_lm); "sum"; "none", the `(B, T)` losses
+            with masked ones 0.
+
+    Returns:
+        A scalar `()`, or `(B, T)` for "none".
+
+    Raises:
+        ValueError: Shapes do not fit, or the reduction is not known.
+
+    Example:
+        >>> logits, targets = nn.Variable.from_numpy_array(np.zeros((2, 3, 4))), nn.Variable.from_numpy_array(np.ones((2, 3)))
+        >>> loss = sequence_loss(logits, targets)
+        >>> loss.forward(); round(float(loss.d), 4)  # log 4
+        1.3863
+    """
+    if reduction not in ("mean", "batch_mean", "sum", "none"):
+        raise ValueError(f"reduction must be 'mean', 'batch_mean', 'sum' or 'none'; got {reduction!r}.")
+    if logits.ndim != 3:
+        raise ValueError(f"sequence_loss needs logits of shape (B, T, V); got {logits.shape}.")
+    steps = logits.shape[:2]
+    if targets.shape not in (steps, (*steps, 1)):
+        raise ValueError(f"sequence_loss needs targets of shape {steps} for logits {logits.shape}; got {targets.shape}.")
+    if mask is not None and mask.shape != steps:
+        raise ValueError(f"sequence_loss needs a mask of shape {steps} for logits {logits.shape}; got {mask.shape}.")
+    losses = F.reshape(F.softmax_cross_entropy(logits, F.reshape(targets, (*steps, 1)), axis=2), steps)
+    if mask is not None:
+        losses = F.where(mask, losses, F.constant(0, steps))
+    if reduction == "none":
+        return losses
+    total = F.sum(losses)
+    if reduction == "mean":
+        return total * (1 / np.prod(steps)) if mask is None else total / F.maximum_scalar(F.sum(mask), 1)
+    return total * (1 / steps[0]) if reduction == "batch_mean" else total
+
+
+time_distributed_softmax_cross_entropy = sequence_loss  # nlp-nnabla's name
