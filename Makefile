@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 .PHONY: lm test lint clean
 
 lm: .venv/.examples
-	$(PYTHON) examples/language_model.py train --preset demo --output runs/demo
+	$(PYTHON) examples/language_model.py train --preset demo --resume --output runs/demo
 
 test: .venv/.dev
 	$(PYTHON) -m pytest

@@ -6,15 +6,14 @@ Everything else in nnshop is a cell, a function from cell to cell, or a way to r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Callable
 
 import nnabla as nn
 import numpy as np
 from nnabla.initializer import ConstantInitializer
+
+from .parameters import scratch
 
 Tree = Any  # a leaf, None, or a tuple (a NamedTuple as well) of trees
 
@@ -185,24 +184,13 @@ def batch_size_of(*trees: Tree) -> int | None:
 
 
 def check_state(who: str, specs: Tree, state: Tree, batch: int | None) -> None:
-    """Raises ValueError, in which `who` begins the message, unless state has the specs' structure, shapes and this batch size."""
+    """Raises ValueError, in which `who` begins the message, unless state has the specs' structure and this batch size."""
     expected = tree_map(lambda spec: (batch, *spec.shape), specs)
     if shapes(state) != expected:
         raise ValueError(
             f"{who} a state of shapes {expected}; got {shapes(state)}. "
             f"A state is nested tuples of Variables; cell.initial_state(batch_size) makes one."
         )
-
-
-@contextmanager
-def scratch() -> Iterator[None]:
-    """Builds graphs without a trace: parameters are forgotten, nothing is computed, no random numbers of NNabla used up."""
-    random_state = nn.random.prng.get_state()
-    try:
-        with nn.parameter_scope("", scope=OrderedDict()), nn.auto_forward(False):
-            yield
-    finally:
-        nn.random.prng.set_state(random_state)
 
 
 def output_shape(cell: AbstractCell, x: Tree) -> Tree:

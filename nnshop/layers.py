@@ -12,7 +12,7 @@ import nnabla.functions as F
 from .cells import GRUCell, LSTMCell, SimpleRNNCell
 from .core import AbstractCell, Tree, output_shape, shapes, tree_leaves, tree_map
 from .execution import iterate, run
-from .execution.running import check_variables
+from .execution.ways import check_variables
 from .functions import swap_time
 
 

@@ -267,3 +267,7 @@ def gru_cell(
 
 def _split_gates(gates: nn.Variable, units: int) -> list[nn.Variable]:
     return F.split(F.reshape(gates, (gates.shape[0], -1, units)), axis=1)  # (B, H) each
+
+
+for _function in (simple_rnn_cell, lstm_cell, gru_cell):
+    _function.__module__ = __name__  # NNabla's decorator says its own, where pickle would not find them

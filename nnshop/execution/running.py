@@ -10,7 +10,7 @@ import nnabla.functions as F
 
 from ..core import AbstractCell, Tree, batch_size_of, check_state, shapes, tree_leaves, tree_map
 from ..functions import length_mask, swap_time, where
-from .ways import check_way, iterate, sequence_length
+from .ways import check_variables, check_way, iterate, sequence_length
 
 
 def run(
@@ -55,7 +55,6 @@ def run(
         ((4, 7, 8), (4, 8))
     """
     check_way(way)
-    check_variables(xs)
     length = sequence_length(xs, length, axis=1)
     batch = batch_size_of(xs, state)
     if batch is None or batch < 1:
@@ -73,16 +72,6 @@ def run(
     xs = tree_map(swap_time, xs)
     ys, state = loop(cell, xs, state) if mask is None else _masked(loop, cell, xs, state, swap_time(mask))
     return tree_map(swap_time, ys), state
-
-
-def check_variables(xs: Tree) -> None:
-    """Raises TypeError unless all leaves are Variables."""
-    for leaf in tree_leaves(xs):
-        if not isinstance(leaf, nn.Variable):
-            raise TypeError(
-                f"sequences are Variables, or tuples of them; got {type(leaf).__name__}. "
-                "Wrap an array in nn.Variable.from_numpy_array."
-            )
 
 
 def _find_mask(mask: nn.Variable | None, lengths: Any, batch: int, length: int) -> nn.Variable | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Callable
 
+import nnabla as nn
+
 from ..core import Tree, shapes, tree_leaves
 from . import unrolled
 
@@ -55,8 +57,19 @@ def check_way(way: str) -> None:
         raise ValueError(f"way must be one of {', '.join(['auto', *WAYS])}; got {way!r}.")
 
 
+def check_variables(xs: Tree) -> None:
+    """Raises TypeError unless all leaves are Variables."""
+    for leaf in tree_leaves(xs):
+        if not isinstance(leaf, nn.Variable):
+            raise TypeError(
+                f"sequences are Variables, or tuples of them; got {type(leaf).__name__}. "
+                "Wrap an array in nn.Variable.from_numpy_array."
+            )
+
+
 def sequence_length(xs: Tree, length: int | None, axis: int) -> int:
     """Finds the number of steps in xs, along this axis, and in `length`; raises ValueError where they give none, or several."""
+    check_variables(xs)
     if any(len(leaf.shape) <= axis for leaf in tree_leaves(xs)):
         raise ValueError(f"a sequence needs its time on axis {axis}; got shapes {shapes(xs)}.")
     found = {leaf.shape[axis] for leaf in tree_leaves(xs)} | ({length} if length is not None else set())

@@ -1,0 +1,538 @@
+"""A recurrent language model: train one on a text, evaluate it, let it write.
+
+    python examples/language_model.py train --preset demo --output runs/demo
+    python examples/language_model.py evaluate --output runs/demo
+    python examples/language_model.py generate --output runs/demo --prompt "in the beginning"
+
+Without --data the text is the American Standard Version of the Bible. The presets small, medium and large are those of
+Zaremba, Sutskever and Vinyals, Recurrent neural network regularization, 2014, with the settings of TensorFlow's ptb_word_lm:
+contiguous batches, state carried from batch to batch, SGD, gradients clipped by their global norm. After two epochs of
+`--preset small` on the default text expect a validation perplexity near 38.5.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import logging
+import re
+import sys
+import time
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Callable
+
+import nnabla as nn
+import nnabla.functions as F
+import nnabla.parametric_functions as PF
+import nnabla.solvers as S
+import numpy as np
+from nnabla.initializer import UniformInitializer
+from nnabla.monitor import Monitor, MonitorSeries
+from tqdm import tqdm
+
+import nnshop
+from nnshop.context import ContextError
+from nnshop.data import (
+    EOS,
+    UNKNOWN,
+    Corpus,
+    DataError,
+    Streams,
+    Vocabulary,
+    bigram_perplexity,
+    load_corpus,
+    tokenize,
+    unigram_perplexity,
+)
+from nnshop.training import (
+    CarriedState,
+    Checkpoint,
+    CheckpointError,
+    Checkpoints,
+    StopSignal,
+    TrainingError,
+    atomic_write,
+    check_writable,
+    clip_grad_by_global_norm,
+    plot_curves,
+)
+
+CELLS = {"simple": nnshop.SimpleRNNCell, "gru": nnshop.GRUCell, "lstm": nnshop.LSTMCell}
+SOLVERS = {"sgd": S.Sgd, "adam": S.Adam}
+CURVE_STEPS = 50  # a point of the training curve is the mean of so many batches
+TEST_STEPS = 100  # the test runs one stream; how many steps at once changes the speed only
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is trained, and how. Each is an option of the command line."""
+
+    cell: str = "lstm"
+    layers: int = 2
+    units: int = 200
+    dropout: float = 0.0  # the share of units that are dropped, between layers only
+    tied: bool = False  # the output layer uses the embedding's weights
+    init_scale: float = 0.1  # all parameters start from U(-init_scale, init_scale)
+    vocabulary_size: int = 10_000
+    batch_size: int = 20
+    num_steps: int = 20
+    epochs: int = 13
+    max_steps: int = 0  # ends before the epochs do, with the learning rate falling linearly to zero; 0 for none
+    solver: str = "sgd"
+    learning_rate: float = 1.0
+    full_rate_epochs: int = 4  # after these, each epoch multiplies the learning rate by decay
+    decay: float = 0.5
+    max_norm: float = 5.0
+    seed: int = 1
+
+    def __post_init__(self) -> None:
+        if self.cell not in CELLS or self.solver not in SOLVERS:
+            raise TrainingError(f"--cell is one of {', '.join(CELLS)}, --solver of {', '.join(SOLVERS)}; got {self}.")
+        for name in (
+            "layers",
+            "units",
+            "batch_size",
+            "num_steps",
+            "epochs",
+            "learning_rate",
+            "decay",
+            "max_norm",
+            "init_scale",
+        ):
+            if not getattr(self, name) > 0:
+                raise TrainingError(f"--{name.replace('_', '-')} must be positive; got {getattr(self, name)}.")
+        if not 0 <= self.dropout < 1:
+            raise TrainingError(f"--dropout is the share that is dropped, from 0 to below 1; got {self.dropout}.")
+
+
+PRESETS = {
+    "demo": Settings(
+        layers=1, units=128, tied=True, batch_size=10, epochs=1, max_steps=1300, solver="adam", learning_rate=0.01
+    ),
+    "small": Settings(),
+    "medium": Settings(
+        units=650, num_steps=35, dropout=0.5, init_scale=0.05, epochs=39, full_rate_epochs=6, decay=0.8
+    ),
+    "large": Settings(
+        units=1500, num_steps=35, dropout=0.65, init_scale=0.04, epochs=55, full_rate_epochs=14, decay=1 / 1.15, max_norm=10
+    ),
+}  # fmt: skip
+
+
+class LanguageModel:
+    """A graph of the model; all graphs with the same settings share their weights, found by name.
+
+    Args:
+        settings: What is built.
+        size: V, the number of words.
+        batch_size, num_steps: B and T of this graph.
+        training: Whether dropout acts.
+        rng: Draws the weights where there are none yet.
+    """
+
+    def __init__(
+        self, settings: Settings, size: int, batch_size: int, num_steps: int, training: bool = False, rng: Any = None
+    ) -> None:
+        init = UniformInitializer((-settings.init_scale, settings.init_scale), rng=rng)
+        units = settings.units
+
+        def drop(h: nn.Variable) -> nn.Variable:
+            return F.dropout(h, settings.dropout) if training and settings.dropout else h
+
+        make = CELLS[settings.cell]
+        layers = [
+            make(units, w_init=init, recurrent_w_init=init, b_init=init, name=f"layer{i}") for i in range(settings.layers)
+        ]
+        cell = nnshop.stack(*[part for layer in layers for part in (drop, layer)])  # dropout before each layer
+        self.words = nn.Variable((batch_size, num_steps))
+        self.targets = nn.Variable((batch_size, num_steps))
+        self.mask = nn.Variable((batch_size, num_steps))
+        self.state = CarriedState(cell, batch_size)
+
+        h = PF.embed(self.words, size, units, initializer=init, name="embedding")  # (B, T, H)
+        h, final = nnshop.run(cell, h, self.state.initial)
+        self.state.follow(final)
+        self.logits = self._output(drop(h), size, settings.tied, init)  # (B, T, V)
+        self.losses = nnshop.sequence_loss(self.logits, self.targets, reduction="batch_mean")
+        self.masked_sum = nnshop.sequence_loss(self.logits, self.targets, self.mask, reduction="sum")
+
+    @staticmethod
+    def _output(h: nn.Variable, size: int, tied: bool, init: UniformInitializer) -> nn.Variable:
+        if not tied:
+            return PF.affine(h, size, base_axis=2, w_init=init, b_init=init, name="output")
+        weight = nn.get_parameters()["embedding/embed/W"]  # (V, H)
+        bias = nn.parameter.get_parameter_or_create("output/b", (size,), init)
+        return F.affine(h, F.transpose(weight, (1, 0)), bias, base_axis=2)
+
+    def perplexity(self, ids: np.ndarray) -> float:
+        """The perplexity of a text in B streams of T steps, to the end, with the state carried on."""
+        streams = Streams(ids, *self.words.shape)
+        self.state.reset()
+        total = count = 0.0
+        for self.words.d, self.targets.d, mask in streams.to_the_end():
+            self.mask.d = mask
+            self.masked_sum.forward(clear_buffer=True)
+            self.state.carry()
+            total, count = total + float(self.masked_sum.d), count + float(mask.sum())
+        return float(np.exp(total / count))
+
+
+def evaluation_model(settings: Settings, size: int, batch_size: int, num_steps: int) -> LanguageModel:
+    """A graph without dropout on weights that exist."""
+    with nnshop.no_new_parameters():
+        return LanguageModel(settings, size, batch_size, num_steps)
+
+
+# ---------------------------------------------------------------------------------------------------------------- train
+
+
+class Training:
+    """One training in one folder, from its beginning or from a checkpoint."""
+
+    def __init__(self, settings: Settings, corpus: Corpus, data: str | None, folder: Path) -> None:
+        self.settings, self.corpus, self.data, self.folder = settings, corpus, data, folder
+        size, batch = len(corpus.vocabulary), (settings.batch_size, settings.num_steps)
+        self.streams = Streams(corpus.train, *batch)
+        Streams(corpus.valid, *batch)  # raises now, not after an epoch, where it is too short
+        self.total_steps = settings.epochs * len(self.streams)
+        if settings.max_steps:
+            self.total_steps = min(self.total_steps, settings.max_steps)
+        self.model = LanguageModel(settings, size, *batch, training=True, rng=np.random.RandomState(settings.seed))
+        self.validation = evaluation_model(settings, size, *batch)
+        self.solver = SOLVERS[settings.solver](settings.learning_rate)
+        self.solver.set_parameters(nn.get_parameters())
+        self.checkpoints = Checkpoints(folder)
+        self.saved: Path | None = None
+        self.step = 0
+        self.epoch_loss = 0.0  # nats per stream in this epoch
+        self.curve_loss = 0.0  # and since the last point of the curve
+        self.history: dict[str, list] = {"train": [], "valid": []}  # points [step, perplexity]
+
+    # What a checkpoint holds beside parameters, solver and random states.
+    def progress(self) -> dict[str, Any]:
+        return {
+            "settings": asdict(self.settings),
+            "data": self.data,
+            "corpus": fingerprint(self.corpus),
+            "step": self.step,
+            "epoch": self.step // len(self.streams),
+            "batch": self.step % len(self.streams),
+            "epoch_loss": self.epoch_loss,
+            "curve_loss": self.curve_loss,
+            "history": self.history,
+        }
+
+    def save(self) -> None:
+        self.saved = self.checkpoints.save(self.step, self.solver, self.progress(), self.model.state.get())
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        progress = checkpoint.progress
+        if progress["corpus"] != fingerprint(self.corpus):
+            raise CheckpointError(f"{checkpoint.path}: was trained on another text, {progress['corpus']['name']}.")
+        checkpoint.restore(self.solver)
+        self.model.state.set(checkpoint.state)
+        self.step, self.epoch_loss, self.curve_loss = progress["step"], progress["epoch_loss"], progress["curve_loss"]
+        self.history, self.saved = progress["history"], checkpoint.path
+
+    def learning_rate(self) -> float:
+        s = self.settings
+        if s.max_steps:
+            return s.learning_rate * (1 - self.step / self.total_steps)
+        return s.learning_rate * s.decay ** max(self.step // len(self.streams) + 1 - s.full_rate_epochs, 0)
+
+    def run(self, stop: StopSignal) -> bool:
+        """Trains to the end; returns False where it was asked to stop before, with all saved."""
+        self.open_monitors()
+        began, done_before = time.time(), self.step
+        words = self.settings.batch_size * self.settings.num_steps
+        with tqdm(total=self.total_steps, initial=self.step, unit="step", mininterval=1, dynamic_ncols=True) as bar:
+            while self.step < self.total_steps:
+                loss = self.train_one_batch()
+                speed = (self.step - done_before) * words / (time.time() - began)
+                bar.set_postfix_str(
+                    f"{speed:,.0f} words/s, perplexity {np.exp(loss / self.settings.num_steps):.1f}", refresh=False
+                )
+                bar.update()
+                if self.step % len(self.streams) == 0 or self.step == self.total_steps:
+                    tqdm.write(self.end_epoch(speed))
+                    self.save()
+                elif stop.requested:
+                    self.save()
+                    return False
+        return True
+
+    def train_one_batch(self) -> float:
+        batch = self.step % len(self.streams)
+        if batch == 0:
+            self.model.state.reset()
+            self.epoch_loss = 0.0
+        nn.random.set_function_seed(self.settings.seed + self.step)  # so that dropout after a resume is as without
+        self.model.words.d, self.model.targets.d = self.streams[batch]
+        self.solver.set_learning_rate(self.learning_rate())
+        self.solver.zero_grad()
+        self.model.losses.forward(clear_no_need_grad=True)
+        loss = float(self.model.losses.d)
+        self.model.losses.backward(clear_buffer=True)
+        norm = clip_grad_by_global_norm(self.solver, self.settings.max_norm)
+        if not np.isfinite([loss, norm]).all():
+            kept = f"{self.saved} holds the last good state" if self.saved else "nothing was saved before"
+            raise TrainingError(
+                f"step {self.step + 1}: the loss is {loss}, the gradient's norm {norm}; {kept}. "
+                "Try a lower --learning-rate or --max-norm."
+            )
+        self.solver.update()
+        self.model.state.carry()
+        self.step += 1
+        self.epoch_loss += loss
+        self.curve_loss += loss
+        if self.step % CURVE_STEPS == 0:
+            self.add_point("train", np.exp(self.curve_loss / (CURVE_STEPS * self.settings.num_steps)))
+            self.curve_loss = 0.0
+        return loss
+
+    def end_epoch(self, speed: float) -> str:
+        """Validates, keeps the best parameters, draws the curves; returns a line for the log."""
+        batches = (self.step - 1) % len(self.streams) + 1
+        train = float(np.exp(self.epoch_loss / (batches * self.settings.num_steps)))
+        valid = self.validation.perplexity(self.corpus.valid)
+        if not np.isfinite(valid):
+            raise TrainingError(f"step {self.step}: the validation perplexity is {valid}. Try a lower --learning-rate.")
+        if all(valid < best for _, best in self.history["valid"]):
+            with atomic_write(self.folder / "best.h5") as path:
+                nn.save_parameters(str(path))
+        self.add_point("valid", valid)
+        self.draw()
+        epoch = (self.step - 1) // len(self.streams) + 1
+        return f"epoch {epoch}: train {train:.2f}, valid {valid:.2f}, {speed:,.0f} words/s"
+
+    def open_monitors(self) -> None:
+        """Opens NNabla's monitors, and writes again what a resumed training had written."""
+        monitor = Monitor(str(self.folder))
+        names = {"train": "Training perplexity", "valid": "Validation perplexity"}
+        self.series = {key: MonitorSeries(name, monitor, verbose=False) for key, name in names.items()}
+        for key, series in self.series.items():
+            for step, value in self.history[key]:
+                series.add(step, value)
+
+    def add_point(self, key: str, value: float) -> None:
+        self.history[key].append([self.step, float(value)])
+        self.series[key].add(self.step, value)
+
+    def draw(self) -> None:
+        levels = {
+            "unigram (valid)": unigram_perplexity(self.corpus, "valid"),
+            "bigram (valid)": bigram_perplexity(self.corpus, "valid"),
+        }
+        curves = {key: ([x for x, _ in points], [y for _, y in points]) for key, points in self.history.items() if points}
+        s = self.settings
+        title = f"{s.layers} x {s.units} {s.cell} on {self.corpus.name}"
+        plot_curves(self.folder / "curves.png", curves, levels, title=title)
+
+
+def fingerprint(corpus: Corpus) -> dict[str, Any]:
+    """What must agree for a training to go on with a corpus."""
+    sums = [int(np.dot(ids.astype(np.int64), np.arange(len(ids)) % 1009)) for ids in (corpus.train, corpus.valid)]
+    return {"name": corpus.name, "words": len(corpus.vocabulary), "checksums": sums}
+
+
+def train(args: argparse.Namespace) -> int:
+    folder = check_writable(args.output)
+    checkpoint, passed_over = Checkpoints(folder).load() if args.resume else (None, [])
+    for line in passed_over:
+        print(f"passed over: {line}")
+    if checkpoint is None and Checkpoints(folder).files():
+        raise TrainingError(f"{folder}: holds a training; --resume goes on with it, another --output leaves it alone.")
+    data = str(Path(args.data).resolve()) if args.data else None
+    if checkpoint is not None:
+        data = data or checkpoint.progress["data"]
+    settings = settings_of(args, checkpoint)
+    corpus = load_corpus(data, settings.vocabulary_size)
+    print(corpus)
+    training = Training(settings, corpus, data, folder)
+    if checkpoint is not None:
+        training.restore(checkpoint)
+        print(f"goes on from {checkpoint.path}, step {training.step} of {training.total_steps}")
+    write_json(folder / "settings.json", {"settings": asdict(settings), "data": data})
+    write_json(folder / "vocabulary.json", corpus.vocabulary.words)
+    with StopSignal() as stop:
+        finished = training.run(stop)
+    if not finished:
+        print(f"stopped at step {training.step}; saved in {training.saved}. Go on with: train --resume --output {folder}")
+        return 130
+    load_model(folder)  # the best by validation, not the last
+    write_json(folder / "results.json", report(settings, corpus, valid=min(value for _, value in training.history["valid"])))
+    print(f"curves: {folder / 'curves.png'}")
+    return 0
+
+
+def settings_of(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Settings:
+    """The settings of a new training; or those that the checkpoint began with, where only the number of epochs may change."""
+    given = {f.name: getattr(args, f.name) for f in fields(Settings) if getattr(args, f.name) is not None}
+    if checkpoint is None:
+        return replace(PRESETS[args.preset or "small"], **given)
+    settings = Settings(**checkpoint.progress["settings"])
+    if args.preset is not None:
+        given = {**asdict(PRESETS[args.preset]), **given}
+    other = {name: value for name, value in given.items() if value != getattr(settings, name) and name != "epochs"}
+    if other:
+        was = {name: getattr(settings, name) for name in other}
+        raise CheckpointError(
+            f"{checkpoint.path}: was trained with {was}, not {other}. Leave these options out, or choose another --output."
+        )
+    return replace(settings, epochs=given.get("epochs", settings.epochs))
+
+
+# ------------------------------------------------------------------------------------------------- evaluate and generate
+
+
+def load_model(folder: Path) -> tuple[Settings, Vocabulary, str | None]:
+    """Loads the best parameters of a training, with its settings, vocabulary and text."""
+    try:
+        saved = json.loads((folder / "settings.json").read_text())
+        settings = Settings(**saved["settings"])
+        vocabulary = Vocabulary(json.loads((folder / "vocabulary.json").read_text()))
+        nn.clear_parameters()
+        nn.load_parameters(str(folder / "best.h5"))
+        evaluation_model(settings, len(vocabulary), 1, 1)  # raises where a parameter is missing or of another shape
+        return settings, vocabulary, saved["data"]
+    except (OSError, ValueError, TypeError, KeyError, TrainingError) as error:
+        raise CheckpointError(f"{folder}: holds no trained model that can be read: {error}") from error
+
+
+def report(settings: Settings, corpus: Corpus, valid: float) -> dict[str, dict[str, float]]:
+    """Prints the perplexity of the loaded model beside those of simple ones, and a few sentences; returns the table."""
+    size = len(corpus.vocabulary)
+    model = {
+        "valid": valid,
+        "test": evaluation_model(settings, size, 1, min(TEST_STEPS, len(corpus.test) - 1)).perplexity(corpus.test),
+    }
+    table = {
+        "unigram": {part: unigram_perplexity(corpus, part) for part in model},
+        "interpolated bigram": {part: bigram_perplexity(corpus, part) for part in model},
+        f"{settings.layers} x {settings.units} {settings.cell}": model,
+    }
+    print(f"{'perplexity':<22}{'valid':>8}{'test':>8}")
+    for name, row in table.items():
+        print(f"{name:<22}{row['valid']:>8.2f}{row['test']:>8.2f}")
+    for text in generate_texts(settings, corpus.vocabulary, [EOS], samples=3, length=30, temperature=0.8, seed=1):
+        print(f"  | {text}")
+    return table
+
+
+def generate_texts(
+    settings: Settings, vocabulary: Vocabulary, prompt: list[str], samples: int, length: int, temperature: float, seed: int
+) -> list[str]:
+    """Samples texts that go on from a prompt, all at once, by one graph of one step."""
+    model = evaluation_model(settings, len(vocabulary), samples, 1)
+    rng = np.random.RandomState(seed)
+    tokens = [vocabulary.encode([word] * samples) for word in prompt]
+    for position in range(len(prompt) + length - 1):
+        model.words.d = tokens[position][:, None]
+        model.logits.forward(clear_buffer=True)
+        model.state.carry()
+        if position + 1 >= len(prompt):
+            tokens.append(sample(model.logits.d[:, 0], temperature, rng, forbidden=vocabulary.ids[UNKNOWN]))
+    return [to_text(vocabulary.decode(row)) for row in np.stack(tokens, axis=1)]
+
+
+def sample(logits: np.ndarray, temperature: float, rng: np.random.RandomState, forbidden: int) -> np.ndarray:
+    """Draws one word for each row of logits `(B, V)`, never the forbidden one."""
+    scores = logits.astype(np.float64) / temperature
+    scores[:, forbidden] = -np.inf
+    gumbel = -np.log(-np.log(rng.uniform(size=scores.shape)))
+    return np.argmax(scores + gumbel, axis=1)
+
+
+def to_text(words: list[str]) -> str:
+    text = " ".join(word for word in words if word != EOS)
+    return re.sub(r" ([,.;:?!)])", r"\1", text)
+
+
+def evaluate(args: argparse.Namespace) -> int:
+    settings, vocabulary, data = load_model(args.output)
+    corpus = load_corpus(args.data or data, settings.vocabulary_size)
+    if corpus.vocabulary != vocabulary:
+        raise DataError(f"{corpus.name}: has another vocabulary than the text that {args.output} was trained on.")
+    print(corpus)
+    model = evaluation_model(settings, len(vocabulary), settings.batch_size, settings.num_steps)
+    report(settings, corpus, valid=model.perplexity(corpus.valid))
+    return 0
+
+
+def generate(args: argparse.Namespace) -> int:
+    if not args.temperature > 0 or args.words < 1 or args.samples < 1:
+        raise DataError("--temperature must be above 0, --words and --samples at least 1.")
+    settings, vocabulary, _ = load_model(args.output)
+    prompt = args.prompt.split()
+    if any(word not in vocabulary.ids for word in prompt):
+        prompt = tokenize(args.prompt)
+    for word in prompt:
+        if word not in vocabulary.ids:
+            close = difflib.get_close_matches(word, vocabulary.words, n=3)
+            hint = f" Near it: {', '.join(close)}." if close else ""
+            raise DataError(f"--prompt: {word!r} is not among the {len(vocabulary):,} words of {args.output}.{hint}")
+    for text in generate_texts(settings, vocabulary, [EOS, *prompt], args.samples, args.words, args.temperature, args.seed):
+        print(text)
+    return 0
+
+
+def write_json(path: Path, value: Any) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1))
+
+
+# ----------------------------------------------------------------------------------------------------------- command line
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, function: Callable, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help)
+        sub.set_defaults(function=function)
+        sub.add_argument("--output", type=Path, default=Path("runs/language_model"), help="the training's folder")
+        sub.add_argument("-c", "--context", default="auto", help="cpu, cudnn, or auto: CUDA where a device answers")
+        sub.add_argument("-d", "--device-id", default="0", help="which GPU")
+        sub.add_argument("-t", "--type-config", default="float", help="float, or half on a GPU")
+        return sub
+
+    sub = command("train", train, "train a model, then evaluate it")
+    sub.add_argument("--data", help="a folder with *.train.txt, *.valid.txt, *.test.txt, or a text file")
+    sub.add_argument("--preset", choices=PRESETS, help="settings to start from (small)")
+    sub.add_argument("--resume", action="store_true", help="go on with the training in --output, if there is one")
+    for field in fields(Settings):
+        flag, kind = f"--{field.name.replace('_', '-')}", type(field.default)
+        if kind is bool:
+            sub.add_argument(flag, action=argparse.BooleanOptionalAction, default=None)
+        else:
+            sub.add_argument(flag, type=kind, default=None, metavar=kind.__name__.upper())
+
+    sub = command("evaluate", evaluate, "print the perplexities of a trained model")
+    sub.add_argument("--data", help="the text, if it moved since the training")
+
+    sub = command("generate", generate, "let a trained model write")
+    sub.add_argument("--prompt", default="", help="words to go on from")
+    sub.add_argument("--words", type=int, default=50, help="how many to write")
+    sub.add_argument("--samples", type=int, default=3, help="how many texts")
+    sub.add_argument("--temperature", type=float, default=0.8, help="below 1 safer, above 1 wilder")
+    sub.add_argument("--seed", type=int, default=1)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    for name in ("nnabla", "matplotlib"):  # their notes would break the progress bar
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        with nnshop.use_context(args.context, args.device_id, args.type_config):
+            return args.function(args)
+    except (DataError, CheckpointError, TrainingError, ContextError) as error:
+        print(f"language_model.py: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

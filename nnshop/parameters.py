@@ -1,0 +1,63 @@
+"""Care for NNabla's parameter scopes: building without a trace, and without new parameters."""
+
+from __future__ import annotations
+
+import difflib
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import nnabla as nn
+
+
+@contextmanager
+def scratch() -> Iterator[None]:
+    """Builds graphs without a trace: parameters are forgotten, nothing is computed, no random numbers of NNabla used up."""
+    random_state = nn.random.prng.get_state()
+    try:
+        with nn.parameter_scope("", scope=OrderedDict()), nn.auto_forward(False):
+            yield
+    finally:
+        nn.random.prng.set_state(random_state)
+
+
+def all_parameters() -> dict[str, nn.Variable]:
+    """Returns all parameters by their full names, whatever scope is open, also those that get no gradient."""
+    with nn.parameter_scope("", scope=nn.parameter.root_scope):
+        return dict(nn.get_parameters(grad_only=False))
+
+
+@contextmanager
+def no_new_parameters() -> Iterator[None]:
+    """Turns a misspelt parameter scope into an error, where a graph must use weights that exist.
+
+    Raises:
+        ValueError: At the end of the block, if parameters were made in it. They are removed again.
+
+    Example:
+        >>> x = nn.Variable((2, 3))
+        >>> y = PF.affine(x, 5, name="output")
+        >>> with no_new_parameters():
+        ...     y = PF.affine(x, 5, name="outptu")
+        Traceback (most recent call last):
+        ...
+        ValueError: no_new_parameters: the block made outptu/affine/W (did you mean output/affine/W?), \
+outptu/affine/b (did you mean output/affine/b?). A graph on trained weights must name their scopes.
+    """
+    known = all_parameters()
+    yield
+    new = [name for name in all_parameters() if name not in known]
+    if not new:
+        return
+    with nn.parameter_scope("", scope=nn.parameter.root_scope):
+        for name in new:
+            nn.parameter.pop_parameter(name)
+    named = [name + _suggest(name, known) for name in new]
+    raise ValueError(
+        f"no_new_parameters: the block made {', '.join(named)}. A graph on trained weights must name their scopes."
+    )
+
+
+def _suggest(name: str, known: dict[str, nn.Variable]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

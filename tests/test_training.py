@@ -1,0 +1,237 @@
+"""Clipping, carried states, checkpoints, Ctrl-C, curves."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import nnabla as nn
+import nnabla.functions as F
+import nnabla.parametric_functions as PF
+import nnabla.solvers as S
+import numpy as np
+import pytest
+
+import nnshop
+from nnshop import training
+from nnshop.training import (
+    CarriedState,
+    CheckpointError,
+    Checkpoints,
+    StopSignal,
+    TrainingError,
+    atomic_write,
+    check_writable,
+    clip_grad_by_global_norm,
+    load_checkpoint,
+    plot_curves,
+    save_checkpoint,
+)
+
+
+class Problem:
+    """A small regression by an LSTM with Adam, to be trained, saved and gone on with."""
+
+    def __init__(self, units: int = 3, solver: Any = None) -> None:
+        nn.clear_parameters()
+        self.x, rng = nn.Variable((2, 4, 3)), np.random.RandomState(0)
+        self.x.d = rng.randn(*self.x.shape)
+        cell = nnshop.LSTMCell(units, rng=rng)
+        self.state = CarriedState(cell, 2)
+        ys, final = nnshop.run(cell, self.x, self.state.initial)
+        self.state.follow(final)
+        self.loss = F.mean((ys - 0.5) ** 2)
+        self.solver = solver or S.Adam(0.01)
+        self.solver.set_parameters(nn.get_parameters())
+
+    def train(self, steps: int) -> list[float]:
+        losses = []
+        for _ in range(steps):
+            self.x.d = np.random.randn(*self.x.shape)  # so that the random state matters
+            self.solver.zero_grad()
+            self.loss.forward(clear_no_need_grad=True)
+            losses.append(float(self.loss.d))
+            self.loss.backward(clear_buffer=True)
+            self.solver.update()
+            self.state.carry()
+        return losses
+
+
+def parameters() -> dict[str, np.ndarray]:
+    return {name: v.d.copy() for name, v in nn.get_parameters(grad_only=False).items()}
+
+
+@pytest.mark.parametrize("largest", [0.5, 3.0, 100.0])
+def test_global_norm_keeps_the_direction(largest: float) -> None:
+    solver = S.Sgd(1.0)
+    a, b = (nn.parameter.get_parameter_or_create(name, (2,), np.zeros(2)) for name in "ab")
+    solver.set_parameters(nn.get_parameters())
+    a.g, b.g = [3, 0], [0, 4]
+    before = np.concatenate([a.g, b.g])
+    assert clip_grad_by_global_norm(solver, largest) == pytest.approx(5.0)
+    np.testing.assert_allclose(np.concatenate([a.g, b.g]), before * min(1, largest / 5), rtol=1e-6)
+
+
+def test_global_norm_leaves_a_nan_to_be_found() -> None:
+    solver = S.Sgd(1.0)
+    a = nn.parameter.get_parameter_or_create("a", (2,), np.zeros(2))
+    solver.set_parameters(nn.get_parameters())
+    a.g = [np.nan, 4]
+    assert np.isnan(clip_grad_by_global_norm(solver, 1.0))
+    assert a.g[1] == 4
+    with pytest.raises(ValueError, match="max_norm must be positive; got 0"):
+        clip_grad_by_global_norm(solver, 0)
+
+
+def test_a_forward_for_a_metric_advances_nothing() -> None:
+    problem = Problem()
+    problem.loss.forward()
+    first = float(problem.loss.d)
+    problem.loss.forward()
+    assert float(problem.loss.d) == first
+    problem.state.carry()
+    problem.loss.forward()
+    assert float(problem.loss.d) != first
+    problem.state.reset()
+    problem.loss.forward()
+    assert float(problem.loss.d) == first
+
+
+def test_carry_needs_the_final_state_of_the_cell() -> None:
+    state = CarriedState(nnshop.LSTMCell(3), 2)
+    with pytest.raises(ValueError, match=r"call follow\(state\)"):
+        state.carry()
+    with pytest.raises(ValueError, match=r"LSTMCell\(3\) carries a state of shapes"):
+        state.follow(nn.Variable((2, 3)))
+
+
+@pytest.mark.parametrize("make_solver", [lambda: S.Sgd(0.1), lambda: S.Adam(0.01), lambda: S.Momentum(0.1)])
+def test_a_restored_training_goes_on_to_the_same_numbers(tmp_path: Path, make_solver: Any) -> None:
+    problem = Problem(solver=make_solver())
+    problem.train(3)
+    problem.solver.set_learning_rate(0.02)
+    save_checkpoint(tmp_path / "c.npz", problem.solver, {"epoch": 1}, problem.state.get())
+    losses, whole = problem.train(4), parameters()
+
+    np.random.seed(99)
+    again = Problem(solver=make_solver())
+    again.train(2)  # other parameters, solver states and random numbers, to be overwritten
+    checkpoint = load_checkpoint(tmp_path / "c.npz")
+    checkpoint.restore(again.solver)
+    again.state.set(checkpoint.state)
+    assert checkpoint.progress == {"epoch": 1}
+    assert again.solver.learning_rate() == pytest.approx(0.02)
+    assert again.train(4) == losses
+    for name, value in parameters().items():
+        np.testing.assert_array_equal(value, whole[name])
+
+
+def test_checkpoint_of_another_model_changes_nothing(tmp_path: Path) -> None:
+    problem = Problem()
+    problem.train(1)
+    save_checkpoint(tmp_path / "c.npz", problem.solver, {}, problem.state.get())
+    other = Problem(units=4)
+    before = parameters()
+    with pytest.raises(CheckpointError, match=r"of another model: x2h/W is \(3, 12\), not \(3, 16\)"):
+        load_checkpoint(tmp_path / "c.npz").restore(other.solver)
+    for name, value in parameters().items():
+        np.testing.assert_array_equal(value, before[name])
+    sgd = Problem(solver=S.Sgd(0.1))
+    with pytest.raises(CheckpointError, match=r"is of the solver Adam, this training uses Sgd"):
+        load_checkpoint(tmp_path / "c.npz").restore(sgd.solver)
+    PF.affine(nn.Variable((1, 2)), 3, name="more")
+    with pytest.raises(CheckpointError, match="more/affine/W is missing"):
+        load_checkpoint(tmp_path / "c.npz").restore(sgd.solver)
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over_by_name(tmp_path: Path) -> None:
+    problem, checkpoints = Problem(), Checkpoints(tmp_path, keep=2)
+    for step in (1, 2, 3):
+        problem.train(1)
+        checkpoints.save(step, problem.solver, {"step": step}, [])
+    assert [p.name for p in checkpoints.files()] == ["checkpoint-00000002.npz", "checkpoint-00000003.npz"]
+    newest = checkpoints.files()[-1]
+    whole = newest.read_bytes()
+    damaged = bytearray(whole)
+    damaged[len(whole) // 2] ^= 0xFF
+    for content in (whole[: len(whole) // 2], b"", b"no checkpoint", bytes(damaged)):
+        newest.write_bytes(content)
+        with pytest.raises(CheckpointError, match=r"00000003\.npz: is not a whole checkpoint"):
+            load_checkpoint(newest)
+        checkpoint, passed_over = checkpoints.load()
+        assert checkpoint is not None
+        assert checkpoint.progress == {"step": 2}
+        assert "00000003.npz" in passed_over[0]
+    checkpoints.files()[0].write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"00000003.*00000002"):
+        checkpoints.load()
+
+
+def test_no_checkpoint_at_all(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path).load() == (None, [])
+    with pytest.raises(CheckpointError, match="there is no such checkpoint"):
+        load_checkpoint(tmp_path / "none.npz")
+
+
+def test_a_checkpoint_never_unpickles(tmp_path: Path) -> None:
+    np.savez(tmp_path / "c.npz", meta=np.array([object()], dtype=object))
+    with pytest.raises(CheckpointError, match="is not a whole checkpoint"):
+        load_checkpoint(tmp_path / "c.npz")
+
+
+def test_a_full_disk_leaves_the_checkpoints_as_they_were(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, checkpoints = Problem(), Checkpoints(tmp_path)
+    problem.train(1)
+    checkpoints.save(1, problem.solver, {}, [])
+
+    def full(file: Any, **arrays: Any) -> None:
+        file.write(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(training.np, "savez", full)
+    with pytest.raises(TrainingError, match=r"could not be saved: No space left.*checkpoint-00000001\.npz"):
+        checkpoints.save(2, problem.solver, {}, [])
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-00000001.npz"]  # no rest of the half-written one
+    assert checkpoints.load()[0] is not None
+
+
+def test_atomic_write_keeps_the_old_file_after_an_exception(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+
+    def fail() -> None:
+        with atomic_write(target) as path:
+            path.write_text("new, but")
+            raise RuntimeError("on the way")
+
+    with pytest.raises(RuntimeError, match="on the way"):
+        fail()
+    assert target.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_output_folder_is_tried_before(tmp_path: Path) -> None:
+    assert check_writable(tmp_path / "a" / "b").is_dir()
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrainingError, match=r"file/sub: the output folder cannot be written: Not a directory"):
+        check_writable(tmp_path / "file" / "sub")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_sets_a_flag_and_the_second_would_end(number: int) -> None:
+    before = signal.getsignal(number)
+    with StopSignal() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), number)
+        assert stop.requested
+        assert signal.getsignal(number) == signal.SIG_DFL
+    assert signal.getsignal(number) == before
+
+
+def test_curves_are_a_picture(tmp_path: Path) -> None:
+    plot_curves(tmp_path / "c.png", {"train": ([1.0, 2.0], [300.0, 100.0])}, {"bigram": 73.1}, title="t")
+    assert (tmp_path / "c.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
