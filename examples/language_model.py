@@ -79,7 +79,9 @@ class Settings:
     batch_size: int = 20
     num_steps: int = 20
     epochs: int = 13
-    max_steps: int = 0  # ends before the epochs do, with the learning rate falling linearly to zero; 0 for none
+    max_steps: int = (
+        0  # ends there, if the epochs do not before, with a learning rate that falls over the last half; 0 for none
+    )
     solver: str = "sgd"
     learning_rate: float = 1.0
     full_rate_epochs: int = 4  # after these, each epoch multiplies the learning rate by decay
@@ -109,7 +111,7 @@ class Settings:
 
 PRESETS = {
     "demo": Settings(
-        layers=1, units=128, tied=True, batch_size=10, epochs=1, max_steps=1200, solver="adam", learning_rate=0.01
+        layers=1, units=128, tied=True, batch_size=8, num_steps=16, epochs=1, max_steps=1800, solver="adam", learning_rate=0.007
     ),
     "small": Settings(),
     "medium": Settings(
@@ -239,7 +241,7 @@ class Training:
     def learning_rate(self) -> float:
         s = self.settings
         if s.max_steps:
-            return s.learning_rate * (1 - self.step / self.total_steps)
+            return s.learning_rate * min(1.0, 2 - 2 * self.step / self.total_steps)
         return s.learning_rate * s.decay ** max(self.step // len(self.streams) + 1 - s.full_rate_epochs, 0)
 
     def run(self, stop: StopSignal) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .cells import GRUCell, LSTMCell, SimpleRNNCell
-from .combinators import lift, residual, stack
+from .combinators import lift, readout, residual, stack, sync, teacher_forced
 from .context import ContextError, use_context
 from .core import AbstractCell, Cell, StateSpec, output_shape, tree_leaves, tree_map
 from .execution import iterate, run

@@ -6,8 +6,11 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 import nnabla as nn
+import nnabla.functions as F
 
-from .core import AbstractCell, Tree, shapes, tree_map
+from .core import AbstractCell, StateSpec, Tree, shapes, tree_map
+from .functions import activation as find_activation
+from .functions import where
 
 
 class Wrapper(AbstractCell):
@@ -71,8 +74,8 @@ class Stack(AbstractCell):
     def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
         after = []
         with nn.parameter_scope(self.name or ""):
-            for position, (cell, before) in enumerate(zip(self.cells, state)):
-                with nn.parameter_scope(str(position) if cell.name is None else ""):
+            for scope, cell, before in zip(child_scopes(self.cells), self.cells, state):
+                with nn.parameter_scope(scope):
                     x, new = cell(x, before)
                 after.append(new)
         return x, tuple(after)
@@ -100,12 +103,185 @@ def stack(*cells: AbstractCell | Callable, name: str | None = None) -> AbstractC
         >>> ys.shape, list(nn.get_parameters())[0]
         ((2, 7, 4), '0/x2h/W')
     """
-    if not cells:
-        raise ValueError("stack needs at least one cell.")
-    for cell in cells:
-        if not callable(cell):
-            raise TypeError(f"stack takes cells and functions of a Variable; got {cell!r}.")
-    return Stack(tuple(cell if isinstance(cell, AbstractCell) else lift(cell) for cell in cells), name)
+    return Stack(_as_cells("stack", cells), name)
+
+
+def _as_cells(who: str, parts: tuple) -> tuple[AbstractCell, ...]:
+    if not parts:
+        raise ValueError(f"{who} needs at least one cell.")
+    for part in parts:
+        if not callable(part):
+            raise TypeError(f"{who} takes cells and functions of a Variable; got {part!r}.")
+    return tuple(part if isinstance(part, AbstractCell) else lift(part) for part in parts)
+
+
+def child_scopes(cells: tuple[AbstractCell, ...]) -> list[str]:
+    """A container's scope for each child: none where it opens one by its own name, else its position."""
+    return [str(position) if cell.name is None else "" for position, cell in enumerate(cells)]
+
+
+@dataclass(frozen=True, repr=False)
+class Sync(AbstractCell):
+    """Cells one after another on one state; see `sync`."""
+
+    cells: tuple[AbstractCell, ...]
+    name: str | None = None
+
+    @property
+    def state(self) -> Tree:
+        return next((cell.state for cell in self.cells if cell.state != ()), ())
+
+    def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
+        with nn.parameter_scope(self.name or ""):
+            for scope, cell in zip(child_scopes(self.cells), self.cells):
+                with nn.parameter_scope(scope):
+                    x, after = cell(x, state if cell.state != () else ())
+                state = after if cell.state != () else state
+        return x, state
+
+
+def sync(*cells: AbstractCell | Callable, name: str | None = None) -> AbstractCell:
+    """Puts cells one after another on one state: each takes the state that the one before it leaves, within the same step.
+
+    RecurrentShop's `state_sync`. Scopes are those of `stack`; parts without state, such as functions, do not touch it.
+
+    Args:
+        cells: At least one cell or function.
+        name: A parameter scope around all of them.
+
+    Returns:
+        A cell whose state is that of its first cell that has one.
+
+    Raises:
+        ValueError: There is no cell, or the states differ in structure or shapes.
+        TypeError: A part is neither a cell nor a function.
+
+    Example:
+        >>> ys, (h, c) = nnshop.run(sync(nnshop.LSTMCell(8), nnshop.LSTMCell(8)), nn.Variable((2, 7, 3)))
+        >>> ys.shape, h.shape
+        ((2, 7, 8), (2, 8))
+    """
+    made = Sync(_as_cells("sync", cells), name)
+    for cell in made.cells:
+        if cell.state != () and shapes(cell.state) != shapes(made.state):
+            raise ValueError(
+                f"sync needs cells of equal states; {cell} has {shapes(cell.state)}, the first one {shapes(made.state)}. "
+                "Use stack, which gives each cell a state of its own."
+            )
+    return made
+
+
+MERGES: dict[str, Callable[[Tree, Tree], Tree]] = {
+    "add": lambda x, last: x + last,
+    "mul": lambda x, last: x * last,
+    "avg": lambda x, last: (x + last) * 0.5,
+    "max": lambda x, last: F.maximum2(x, last),
+    "readout_only": lambda x, last: last,
+}
+
+
+@dataclass(frozen=True, repr=False)
+class Readout(Wrapper):
+    """A cell whose last output comes back with its input; see `readout`."""
+
+    cell: AbstractCell
+    shape: tuple[int, ...]
+    merge: str | Callable[[Tree, Tree], Tree] = "add"
+    activation: str | Callable = "linear"
+
+    @property
+    def state(self) -> Tree:
+        return self.cell.state, StateSpec(self.shape)
+
+    def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
+        inner, last = state
+        merge = self.merge if callable(self.merge) else MERGES[self.merge]
+        y, inner = self.cell(merge(x, find_activation(self.activation)(last)), inner)
+        return y, (inner, y)
+
+
+def readout(
+    cell: AbstractCell,
+    shape: tuple[int, ...],
+    merge: str | Callable[[Tree, Tree], Tree] = "add",
+    activation: str | Callable = "linear",
+) -> AbstractCell:
+    """Feeds a cell's last output back into its input: the last output is one more state.
+
+    .. code-block:: text
+
+        y[t] = cell(merge(x[t], activation(y[t - 1]))), y[-1] = the initial readout, zeros by default
+
+    RecurrentShop's `readout`; there the state of the readout is not returned.
+
+    Args:
+        cell: Any cell.
+        shape: That of its output, without the batch axis: `output_shape(cell, x)` tells it.
+        merge: "add", "mul", "avg", "max", "readout_only" (x counts for nothing), or a function of `(x, last output)`.
+        activation: Of the last output before it is merged, a name or a function.
+
+    Returns:
+        A cell with the state `(the cell's state, last output)`.
+
+    Raises:
+        ValueError: The merge or the activation is not known; when it runs, if the output has another shape.
+
+    Example:
+        >>> cell = readout(nnshop.LSTMCell(3), shape=(3,))
+        >>> ys, (state, last) = nnshop.run(cell, nn.Variable((2, 7, 3)))
+        >>> ys.shape, last.shape
+        ((2, 7, 3), (2, 3))
+    """
+    if not callable(merge) and merge not in MERGES:
+        raise ValueError(f"merge must be a function or one of {', '.join(MERGES)}; got {merge!r}.")
+    find_activation(activation)
+    return Readout(cell, shape, merge, activation)
+
+
+@dataclass(frozen=True, repr=False)
+class TeacherForced(Wrapper):
+    """A readout that is told what it should have said; see `teacher_forced`."""
+
+    cell: Readout
+    sampling_probability: nn.Variable | None = None
+
+    def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
+        (x, truth), (inner, last) = x, state
+        if self.sampling_probability is not None:
+            own = F.less(F.rand(shape=truth.shape[:1]), F.broadcast(self.sampling_probability, truth.shape[:1]))
+            truth = where(own, last, truth)
+        return self.cell(x, (inner, truth))
+
+
+def teacher_forced(cell: AbstractCell, sampling_probability: nn.Variable | None = None) -> AbstractCell:
+    """Feeds the truth back in place of a cell's own last output, as in training a decoder.
+
+    It takes pairs `(x, truth)`. The truth at step t is that of step t - 1: pass `shift(targets, initial_readout)`, never the
+    targets, or the answer leaks. The same `readout` cell without this wrapper runs free, on the same weights.
+
+    Args:
+        cell: What `readout` returns.
+        sampling_probability: A Variable `(1,)` that training may change: so often, for each sample and step, the own output
+            is taken after all (scheduled sampling, S. Bengio et al. 2015). No gradient goes through an output that the
+            truth replaced; through one that was taken it does.
+
+    Raises:
+        TypeError: The cell is no readout.
+        ValueError: sampling_probability has another shape than `(1,)`.
+
+    Example:
+        >>> cell = readout(nnshop.GRUCell(3), shape=(3,))
+        >>> x, targets = nn.Variable((2, 7, 3)), nn.Variable((2, 7, 3))
+        >>> ys, state = nnshop.run(teacher_forced(cell), (x, nnshop.shift(targets)))
+        >>> free, state = nnshop.run(cell, x)
+        >>> ys.shape, free.shape
+        ((2, 7, 3), (2, 7, 3))
+    """
+    if not isinstance(cell, Readout):
+        raise TypeError(f"teacher_forced needs what readout(cell, shape) returns; got {cell!r}, which feeds nothing back.")
+    if sampling_probability is not None and sampling_probability.shape != (1,):
+        raise ValueError(f"sampling_probability must be a Variable of shape (1,); got {sampling_probability.shape}.")
+    return TeacherForced(cell, sampling_probability)
 
 
 @dataclass(frozen=True, repr=False)

@@ -6,6 +6,7 @@ Everything else in nnshop is a cell, a function from cell to cell, or a way to r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, Callable
 
@@ -47,6 +48,17 @@ def tree_leaves(tree: Tree) -> list:
     return [leaf for branch in tree for leaf in tree_leaves(branch)] if isinstance(tree, tuple) else [tree]
 
 
+def tree_like(tree: Tree, leaves: Iterable) -> Tree:
+    """Puts leaves in the places of those of a tree, from left to right; the inverse of `tree_leaves`.
+
+    Example:
+        >>> tree_like((1, (2, None), 3), "abc")
+        ('a', ('b', None), 'c')
+    """
+    remaining = iter(leaves)
+    return tree_map(lambda _: next(remaining), tree)
+
+
 def shapes(tree: Tree) -> Tree:
     """Returns the tree of the shapes of a tree of Variables, for messages and comparisons."""
     return (
@@ -64,7 +76,8 @@ class StateSpec:
 
     Args:
         shape (tuple of int): Shape of one sample's state, such as `(units,)`.
-        initializer (callable): Maps the shape `(B, ...)` to the initial value; any NNabla initializer. Zero by default.
+        initializer (callable): Maps the shape `(B, ...)` to the initial value, an array or a Variable; any NNabla
+            initializer. Zero by default.
 
     Raises:
         ValueError: A size is not a positive integer.
@@ -89,6 +102,23 @@ class AbstractCell(ABC):
 
     A subclass is a frozen dataclass that defines `state` and `step`. A cell holds settings, never weights and never a
     current state: weights are found by name (`nn.parameter_scope`), state comes in and goes out.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True, repr=False)
+        ... class Decay(AbstractCell):
+        ...     units: int
+        ...     rate: float = 0.5
+        ...
+        ...     @property
+        ...     def state(self):
+        ...         return StateSpec((self.units,))
+        ...
+        ...     def step(self, x, state):
+        ...         h = self.rate * state + PF.affine(x, self.units)
+        ...         return h, h
+        >>> Decay(8, rate=0.9)
+        Decay(8, rate=0.9)
     """
 
     @property
@@ -136,7 +166,10 @@ class AbstractCell(ABC):
 
         def start(spec: StateSpec) -> nn.Variable:
             shape = (batch_size, *spec.shape)
-            return nn.Variable.from_numpy_array(np.broadcast_to(np.asarray(spec.initializer(shape), np.float32), shape))
+            value = spec.initializer(shape)
+            if isinstance(value, nn.Variable):  # such as a learned state
+                return value
+            return nn.Variable.from_numpy_array(np.broadcast_to(np.asarray(value, np.float32), shape))
 
         return tree_map(start, self.state)
 

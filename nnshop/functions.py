@@ -40,6 +40,15 @@ def activation(name: str | Callable) -> Callable[[nn.Variable], nn.Variable]:
     return ACTIVATIONS[name]
 
 
+def reshape(x: nn.Variable, shape: Sequence[int]) -> nn.Variable:
+    """Gives a Variable another shape, with exact gradients in auto-forward mode too.
+
+    There NNabla frees the buffer of a Variable that Python no longer holds; `F.reshape` in place, its default, would go on
+    sharing that buffer, and the gradients of what uses it would be wrong.
+    """
+    return F.reshape(x, shape, inplace=not nn.get_auto_forward())
+
+
 def unstack(x: nn.Variable, axis: int = 0) -> list[nn.Variable]:
     """Splits a Variable along an axis into Variables without it; the inverse of `F.stack`.
 
@@ -49,8 +58,9 @@ def unstack(x: nn.Variable, axis: int = 0) -> list[nn.Variable]:
         >>> [v.shape for v in unstack(nn.Variable((4, 1, 3)), axis=1)]
         [(4, 3)]
     """
+    axis %= x.ndim
     if x.shape[axis] == 1:
-        return [F.reshape(x, x.shape[:axis] + x.shape[axis + 1 :])]
+        return [reshape(x, x.shape[:axis] + x.shape[axis + 1 :])]
     return list(F.split(x, axis=axis))
 
 
@@ -80,7 +90,7 @@ def shift(x: nn.Variable, first: nn.Variable | None = None) -> nn.Variable:
         raise ValueError(
             f"shift needs `first` of shape {(x.shape[0], *x.shape[2:])}, one step of x {x.shape}; got {first.shape}."
         )
-    first = F.reshape(first, (x.shape[0], 1, *x.shape[2:]))
+    first = reshape(first, (x.shape[0], 1, *x.shape[2:]))
     return first if x.shape[1] == 1 else F.concatenate(first, x[:, :-1], axis=1)
 
 
@@ -118,7 +128,7 @@ def length_mask(lengths: nn.Variable | np.ndarray | Sequence[int], max_length: i
     if lengths.ndim != 1:
         raise ValueError(f"lengths must have the shape (B,); got {lengths.shape}.")
     steps = nn.Variable.from_numpy_array(np.arange(max_length).reshape(1, -1))
-    return F.less(steps, F.reshape(lengths, (-1, 1)))
+    return F.less(steps, reshape(lengths, (-1, 1)))
 
 
 def sequence_loss(
@@ -155,7 +165,9 @@ def sequence_loss(
         raise ValueError(f"sequence_loss needs targets of shape {steps} for logits {logits.shape}; got {targets.shape}.")
     if mask is not None and mask.shape != steps:
         raise ValueError(f"sequence_loss needs a mask of shape {steps} for logits {logits.shape}; got {mask.shape}.")
-    losses = F.reshape(F.softmax_cross_entropy(logits, F.reshape(targets, (*steps, 1)), axis=2), steps)
+    if mask is not None:  # NNabla reads beyond the logits where an id is too large, so padding is given one that is not
+        targets = F.where(mask, reshape(targets, steps), F.constant(0, steps))
+    losses = reshape(F.softmax_cross_entropy(logits, reshape(targets, (*steps, 1)), axis=2), steps)
     if mask is not None:
         losses = F.where(mask, losses, F.constant(0, steps))
     if reduction == "none":

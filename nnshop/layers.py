@@ -13,7 +13,7 @@ from .cells import GRUCell, LSTMCell, SimpleRNNCell
 from .core import AbstractCell, Tree, output_shape, shapes, tree_leaves, tree_map
 from .execution import iterate, run
 from .execution.ways import check_variables
-from .functions import swap_time
+from .functions import reshape, swap_time
 
 
 def lstm(
@@ -148,7 +148,7 @@ def _check_sequence(who: str, x: nn.Variable) -> None:
 def _last(ys: Tree, reverse: bool) -> Tree:
     """The output that was computed last: that of step 0 where the run was backwards."""
     step = slice(0, 1) if reverse else slice(-1, None)
-    return tree_map(lambda y: F.reshape(y[:, step], (y.shape[0], *y.shape[2:])), ys)
+    return tree_map(lambda y: reshape(y[:, step], (y.shape[0], *y.shape[2:])), ys)
 
 
 MERGES: dict[str, Callable[[nn.Variable, nn.Variable], nn.Variable]] = {
@@ -307,7 +307,8 @@ class TimeDistributed:
             """Calls the function with one step's values in the places of the marked arguments."""
             value = iter(values)
             put = lambda v: next(value) if isinstance(v, each) else v  # noqa: E731
-            y = self.function(*map(put, arguments), **{key: put(v) for key, v in options.items()})
+            # A list: of a lazy map Python would take the values only after those of the options.
+            y = self.function(*[put(v) for v in arguments], **{key: put(v) for key, v in options.items()})
             y = tuple(y) if isinstance(y, list) else y
             _check_rows(self.function, values[0].shape[0], y)
             return y
@@ -334,8 +335,8 @@ def _check_rows(function: Callable, rows: int, y: Tree) -> None:
 
 def _folded(call: Callable, sequences: tuple[nn.Variable, ...], steps: tuple[int, int]) -> Tree:
     rows = steps[0] * steps[1]
-    y = call(tuple(F.reshape(v, (rows, *v.shape[2:])) for v in sequences))
-    return tree_map(lambda v: F.reshape(v, (*steps, *v.shape[1:])), y)
+    y = call(tuple(reshape(v, (rows, *v.shape[2:])) for v in sequences))
+    return tree_map(lambda v: reshape(v, (*steps, *v.shape[1:])), y)
 
 
 def _repeated(call: Callable, sequences: tuple[nn.Variable, ...]) -> Tree:

@@ -61,3 +61,18 @@ outptu/affine/b (did you mean output/affine/b?). A graph on trained weights must
 def _suggest(name: str, known: dict[str, nn.Variable]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def current_path() -> str | None:
+    """Returns the path of the open parameter scope from the root, "" at the root; None in a dictionary of one's own."""
+    return _path_of(nn.parameter.get_current_parameter_scope(), nn.parameter.root_scope)
+
+
+def _path_of(wanted: dict, scope: dict) -> str | None:
+    if scope is wanted:
+        return ""
+    for name, child in scope.items():
+        path = _path_of(wanted, child) if isinstance(child, dict) else None
+        if path is not None:
+            return f"{name}/{path}" if path else name
+    return None

@@ -16,6 +16,7 @@ from nnabla.parameter import get_parameter_or_create
 from nnabla.parametric_functions import parametric_function_api
 
 from .functions import activation as find_activation
+from .functions import reshape
 
 _X2H = ("x2h/W", "Weights from the input, gates side by side", "(D, G * H)", True)
 _H2H = ("h2h/W", "Weights from the last output, gates side by side", "(H, G * H)", True)
@@ -171,13 +172,13 @@ def lstm_cell(
         _optional_bias(with_bias, 4 * units, b_init, fix_parameters),
     )
     z = z + F.affine(h, _weight("h2h/W", (projection_size or units, 4 * units), 4, recurrent_w_init, fix_parameters, rng))
-    i, f, g, o = F.split(F.reshape(z, (z.shape[0], 4, units)), axis=1)  # (B, H) each
+    i, f, g, o = F.split(reshape(z, (z.shape[0], 4, units)), axis=1)  # (B, H) each
     if peephole:
         p_i, p_f, p_o = F.split(_weight("peephole/W", (3, units), 1, None, fix_parameters, rng), axis=0)  # (H,) each
-        i, f = i + c * F.reshape(p_i, (1, units)), f + c * F.reshape(p_f, (1, units))
+        i, f = i + c * reshape(p_i, (1, units)), f + c * reshape(p_f, (1, units))
     c = gate(f) * c + gate(i) * act(g)
     if peephole:
-        o = o + c * F.reshape(p_o, (1, units))
+        o = o + c * reshape(p_o, (1, units))
     h = gate(o) * act(c)
     if projection_size:
         h = F.affine(h, _weight("projection/W", (units, projection_size), 1, None, fix_parameters, rng))
@@ -257,7 +258,7 @@ def gru_cell(
         r, z = _split_gates(gate(x2h[:, : 2 * units] + h2h[:, : 2 * units]), units)
         h_n = h2h[:, 2 * units :]
         if with_bias:
-            h_n = h_n + F.reshape(_bias("h2h/b", units, None, fix_parameters), (1, units))
+            h_n = h_n + reshape(_bias("h2h/b", units, None, fix_parameters), (1, units))
         n = act(x2h[:, 2 * units :] + r * h_n)
     else:
         r, z = _split_gates(gate(x2h[:, : 2 * units] + F.affine(h, weight[:, : 2 * units])), units)
@@ -266,7 +267,7 @@ def gru_cell(
 
 
 def _split_gates(gates: nn.Variable, units: int) -> list[nn.Variable]:
-    return F.split(F.reshape(gates, (gates.shape[0], -1, units)), axis=1)  # (B, H) each
+    return F.split(reshape(gates, (gates.shape[0], -1, units)), axis=1)  # (B, H) each
 
 
 for _function in (simple_rnn_cell, lstm_cell, gru_cell):

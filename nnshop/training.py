@@ -96,6 +96,8 @@ class CarriedState:
     def __init__(self, cell: AbstractCell, batch_size: int) -> None:
         self.cell, self.batch_size = cell, batch_size
         self.initial = cell.initial_state(batch_size)
+        if any(leaf.parent is not None for leaf in tree_leaves(self.initial)):
+            raise ValueError(f"{cell} computes its initial state, so nothing can be carried into it: it cannot be stateful.")
         self.final: Tree = None
 
     def follow(self, final: Tree) -> None:
@@ -109,9 +111,13 @@ class CarriedState:
         for leaf in tree_leaves(final):
             leaf.persistent = True
         self.final = final
+        if not nn.get_auto_forward():
+            self._forget()
 
     def carry(self) -> None:
         """Copies the final states into the initial ones; call it after a batch's forward (and backward).
+
+        A graph that has not run since `follow` or `reset` is left as it is.
 
         Raises:
             ValueError: `follow` was not called.
@@ -120,13 +126,22 @@ class CarriedState:
             raise ValueError(
                 "CarriedState.carry needs the graph's final state: call follow(state) with what nnshop.run returns."
             )
+        finals = [leaf.d for leaf in tree_leaves(self.final)]
+        if all(np.isnan(value).all() for value in finals):
+            return
         # A copy, never an alias: backward still needs the initial state while the final one is being written.
-        for before, after in zip(tree_leaves(self.initial), tree_leaves(self.final)):
-            before.d = after.d.copy()
+        for before, value in zip(tree_leaves(self.initial), finals):
+            before.d = value.copy()
 
     def reset(self) -> None:
         """Sets the initial states back to what the cell's initializers give."""
         self.set([leaf.d for leaf in tree_leaves(self.cell.initial_state(self.batch_size))])
+        self._forget()
+
+    def _forget(self) -> None:
+        """Marks the final states as not computed, by NaN, so that `carry` does not take them for those of a batch."""
+        for leaf in tree_leaves(self.final):
+            leaf.d = np.nan
 
     def get(self) -> list[np.ndarray]:
         """Copies the initial states out, as a checkpoint keeps them."""
