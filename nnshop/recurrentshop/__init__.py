@@ -1,0 +1,10 @@
+"""RecurrentShop's words, equations and defaults."""
+
+from __future__ import annotations
+
+from . import basic_cells
+from .cells import GRUCell, LSTMCell, RHNCell, RNNCell, SimpleRNNCell
+from .engine import RecurrentModel, RecurrentSequential, from_config
+from .initializers import INITIALIZERS
+from .regularizers import MaxNorm, NonNegative, UnitNorm, apply_constraints, l1, l2, penalized, regularization_losses
+from .weights import load_recurrentshop_weights

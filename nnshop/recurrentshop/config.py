@@ -1,0 +1,134 @@
+"""Values as plain JSON data, and back. A config is data: loading one looks names up in a fixed table, and runs no code."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import nnabla.functions as F
+import nnabla.initializer as I
+import nnabla.parametric_functions as PF
+import numpy as np
+
+from .. import cells, combinators
+from ..core import StateSpec
+
+
+class Described(ABC):
+    """A value that says itself what it is made of."""
+
+    @abstractmethod
+    def arguments(self) -> dict[str, Any]:
+        """What `from_arguments` makes it again of."""
+
+    @classmethod
+    @abstractmethod
+    def from_arguments(cls, arguments: dict[str, Any]) -> Any:
+        """Makes it again."""
+
+
+def _public(prefix: str, module: Any) -> dict[str, Any]:
+    return {f"{prefix}.{name}": v for name, v in vars(module).items() if inspect.isfunction(v) and not name.startswith("_")}
+
+
+# Every name that a config may hold; the modules of this package add their own.
+TABLE: dict[str, Any] = {
+    **_public("F", F),
+    **_public("PF", PF),
+    **{f"nnshop.{c.__name__}": c for c in (cells.SimpleRNNCell, cells.LSTMCell, cells.GRUCell, StateSpec)},
+    **{
+        f"nnshop.{c.__name__}": c
+        for c in (combinators.Lifted, combinators.Stack, combinators.Sync, combinators.Residual, combinators.Readout)
+    },
+}
+
+# NNabla's initializers, with the attributes that their constructors take.
+INITIALIZERS: dict[str, tuple[type, tuple[str, ...]]] = {
+    "I.ConstantInitializer": (I.ConstantInitializer, ("value",)),
+    "I.UniformInitializer": (I.UniformInitializer, ("lim",)),
+    "I.NormalInitializer": (I.NormalInitializer, ("s",)),
+    "I.OrthogonalInitializer": (I.OrthogonalInitializer, ("gain",)),
+}
+
+
+def encode(value: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+    """Describes a value as JSON data.
+
+    Raises:
+        ValueError: It cannot be described: a lambda, an array, a Variable, a graph, or a function that is in no table.
+    """
+    names = {id(v): name for name, v in {**TABLE, **(custom_objects or {})}.items()}
+
+    def make(value: Any, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        return {"make": names[id(type(value))], "arguments": {name: go(v) for name, v in attributes.items()}}
+
+    def go(value: Any) -> Any:
+        if value is None or isinstance(value, (bool, int, float, str)):
+            return value
+        if isinstance(value, (np.integer, np.floating)):
+            return value.item()
+        if isinstance(value, (list, tuple)):
+            return {"tuple" if isinstance(value, tuple) else "list": [go(v) for v in value]}
+        if id(value) in names:
+            return {"name": names[id(value)]}
+        if isinstance(value, Described) and id(type(value)) in names:
+            return make(value, value.arguments())
+        if is_dataclass(value) and id(type(value)) in names:
+            return make(value, {field.name: getattr(value, field.name) for field in fields(value)})
+        for name, (kind, attributes) in INITIALIZERS.items():
+            if type(value) is kind:
+                return {"make": name, "arguments": {a: go(getattr(value, a)) for a in attributes}}
+        raise ValueError(
+            f"{value!r} cannot be described as data. A config holds the library's cells and public functions; "
+            "pass others, by name, as custom_objects."
+        )
+
+    return go(value)
+
+
+def decode(data: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
+    """Makes the value that `encode` described.
+
+    Raises:
+        ValueError: The data is no config, or has a name that is in no table.
+    """
+    table = {**TABLE, **{name: kind for name, (kind, _) in INITIALIZERS.items()}, **(custom_objects or {})}
+    layers: dict[str, Any] = {}  # what has a name is one thing, however often it is described
+
+    def named(name: Any) -> Any:
+        if not isinstance(name, str) or name not in table:
+            raise ValueError(f"a config names {name!r}, which is neither nnshop's nor NNabla's; pass it in custom_objects.")
+        return table[name]
+
+    def go(data: Any) -> Any:
+        if data is None or isinstance(data, (bool, int, float, str)):
+            return data
+        if isinstance(data, dict):
+            if set(data) in ({"tuple"}, {"list"}):
+                kind, values = next(iter(data.items()))
+                return (tuple if kind == "tuple" else list)(go(v) for v in values)
+            if set(data) == {"name"}:
+                return named(data["name"])
+            if set(data) == {"make", "arguments"}:
+                return make(named(data["make"]), data["arguments"])
+        raise ValueError(f"{data!r} is no part of a config.")
+
+    def make(kind: Any, data: dict) -> Any:
+        if not inspect.isclass(kind):
+            raise ValueError(f"{kind!r} is no kind of thing that a config can make.")
+        name = data.get("name")
+        if issubclass(kind, Described) and name in layers:
+            return layers[name]
+        arguments = {key: go(v) for key, v in data.items()}
+        made = kind.from_arguments(arguments) if issubclass(kind, Described) else kind(**arguments)
+        if issubclass(kind, Described) and name:
+            layers[name] = made
+        return made
+
+    try:
+        return go(data)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"this is no config of this nnshop: {type(error).__name__}: {error}.") from error

@@ -1,0 +1,103 @@
+"""The original's weights, in Keras' order and layout, into the port."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nnabla as nn
+import nnabla.parametric_functions as PF
+import numpy as np
+
+from ..combinators import Lifted, Stack, Sync, Wrapper
+from ..core import AbstractCell
+from ..parameters import all_parameters
+from .cells import RNNCell
+from .engine import RecurrentLayer
+from .walk import join, layer_nodes
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an array of Keras belongs: a parameter, or some of its gates in their order there."""
+
+    name: str
+    gates: tuple[int, ...] | None
+    units: int
+
+    def columns(self) -> Any:
+        """The columns of the parameter that the array's columns are."""
+        if self.gates is None:
+            return slice(None)
+        return np.concatenate([np.arange(gate * self.units, (gate + 1) * self.units) for gate in self.gates])
+
+    def fill(self, parameter: nn.Variable, array: np.ndarray) -> None:
+        """Copies an array of Keras to its place in the parameter."""
+        value = parameter.d.copy()
+        value[..., self.columns()] = array
+        parameter.d = value
+
+
+def places(rnn: RecurrentLayer) -> list[Place]:
+    """Lists where each array of Keras' `get_weights()` belongs, in its order; each weight once."""
+    return list(dict.fromkeys(place for cell, path in layer_nodes(rnn) for place in places_of(cell, path)))
+
+
+def places_of(cell: AbstractCell, path: str) -> Iterator[Place]:
+    """Yields the places of one cell's own weights, below a scope."""
+    if isinstance(cell, RNNCell):
+        for name, gates in cell.layout:
+            yield Place(join(path, cell.name, name), gates, cell.size)
+    elif isinstance(cell, Lifted) and cell.function is PF.affine:
+        options = dict(cell.options)
+        for name in ("W", "b") if options.get("with_bias", True) else ("W",):
+            yield Place(join(path, cell.name, options.get("name"), "affine", name), None, 0)
+    elif not isinstance(cell, (Lifted, Stack, Sync, Wrapper)):
+        raise ValueError(f"{cell} has no order of weights in Keras; give the names of its parameters, order=[...].")
+
+
+def load_recurrentshop_weights(
+    rnn: RecurrentLayer, weights: Sequence[np.ndarray] | str | Path, order: Sequence[str] | None = None
+) -> None:
+    """Loads weights of the original, as its `get_weights()` gives them, or from a file that its `save_weights` wrote.
+
+    Args:
+        rnn: A layer that has been called, so that its weights are there.
+        weights: Arrays in Keras' order; or a Keras `.h5` file, whose arrays are taken in the file's order.
+        order: For a `RecurrentModel`, whose order cannot be known: the full names of its parameters in that order.
+
+    Raises:
+        ValueError: They are of another architecture; the message lists what is missing, superfluous and misshapen. Nothing
+            is changed then. Or the layer has not been called.
+    """
+    arrays = _read_h5(weights) if isinstance(weights, (str, Path)) else list(weights)
+    parameters = all_parameters()
+    wanted = [Place(name, None, 0) for name in order] if order is not None else places(rnn)
+    unknown = [place.name for place in wanted if place.name not in parameters]
+    if unknown:
+        raise ValueError(f"{rnn.name}: there are no parameters {', '.join(unknown)}; there are {', '.join(parameters)}.")
+    wrong = [f"{place.name} is missing" for place in wanted[len(arrays) :]]
+    wrong += [f"array {i} of shape {arrays[i].shape} is superfluous" for i in range(len(wanted), len(arrays))]
+    for i, (place, array) in enumerate(zip(wanted, arrays)):
+        expected = parameters[place.name].d[..., place.columns()].shape
+        if array.shape != expected:
+            wrong += [f"array {i} for {place.name} has the shape {array.shape}, not {expected}"]
+    if wrong:
+        raise ValueError(f"{rnn.name}: these weights are of another architecture: {'; '.join(wrong)}.")
+    for place, array in zip(wanted, arrays):
+        place.fill(parameters[place.name], array)
+
+
+def _read_h5(path: str | Path) -> list[np.ndarray]:
+    """Reads the arrays of a file written by Keras' `save_weights` or `save`, in its order."""
+    import h5py  # NNabla brings it
+
+    try:
+        with h5py.File(path, "r") as file:
+            root = file["model_weights"] if "model_weights" in file else file
+            groups = [root[name] for name in root.attrs["layer_names"]]
+            return [group[name][()] for group in groups for name in group.attrs["weight_names"]]
+    except (OSError, KeyError) as error:
+        raise ValueError(f"{path}: is no file of weights by Keras ({error}).") from error

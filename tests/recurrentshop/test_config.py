@@ -1,0 +1,149 @@
+"""Layers as JSON data and back, here and in a new process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import nnabla as nn
+import nnabla.functions as F
+import nnabla.initializer as I
+import nnabla.parametric_functions as PF
+import numpy as np
+import pytest
+
+import nnshop
+from nnshop import lift
+from nnshop.recurrentshop import (
+    GRUCell,
+    LSTMCell,
+    MaxNorm,
+    RecurrentModel,
+    RecurrentSequential,
+    RHNCell,
+    SimpleRNNCell,
+    basic_cells,
+    from_config,
+    l2,
+    penalized,
+)
+
+
+def built(*cells: Any, **options: Any) -> RecurrentSequential:
+    rnn = RecurrentSequential(**options)
+    for cell in cells:
+        rnn.add(cell)
+    return rnn
+
+
+def nested() -> RecurrentSequential:
+    inner = built(LSTMCell(3), lift(PF.affine, 3), readout="mul", readout_activation="sigmoid")
+    return built(inner.get_cell(), F.tanh, inner.get_cell(), GRUCell(3), readout="add", return_sequences=True)
+
+
+LAYERS = {
+    "stack": lambda: built(LSTMCell(4), lift(PF.affine, 5), GRUCell(3), SimpleRNNCell(2), return_states=True),
+    "settings": lambda: built(
+        LSTMCell(4, activation="relu", kernel_initializer=I.UniformInitializer((-0.1, 0.1)), kernel_regularizer=l2(0.1)),
+        GRUCell(3, recurrent_initializer=I.OrthogonalInitializer(0.5), bias_constraint=MaxNorm(1.0), use_bias=True),
+        state_initializer=["ones", None, I.ConstantInitializer(0.5)],
+    ),
+    "sync": lambda: built(LSTMCell(3), LSTMCell(3), state_sync=True, unroll=True, return_states=True),
+    "readout": lambda: built(RHNCell(3, recurrence_depth=2), readout="avg", readout_activation="tanh", go_backwards=True),
+    "dropout": lambda: built(SimpleRNNCell(3), lift(F.dropout, 0.3), penalized(lift(PF.affine, 2), {"affine/W": l2(0.1)})),
+    "basic": lambda: built(basic_cells.LSTMCell(3), basic_cells.GRUCell(4)),
+    "textbook": lambda: built(nnshop.LSTMCell(4, forget_bias=1.0), nnshop.residual(nnshop.GRUCell(4, name="top"))),
+    "nested": nested,
+    "get_layer": lambda: LSTMCell(4).get_layer(return_sequences=True, return_states=True),
+}
+
+
+def call(rnn: Any) -> list[np.ndarray]:
+    x = nn.Variable.from_numpy_array(np.random.RandomState(0).randn(2, 5, 3))
+    made = rnn(x, training=False)
+    made = made if isinstance(made, list) else [made]
+    nn.forward_all(made)
+    return [v.d.copy() for v in made]
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_layer_comes_back_with_its_weights(kind: str) -> None:
+    rnn = LAYERS[kind]()
+    values = call(rnn)
+    names = list(nn.get_parameters())
+    text = json.dumps(rnn.get_config())
+    back = from_config(json.loads(text))
+    assert json.dumps(back.get_config()) == text
+    for a, b in zip(values, call(back)):
+        np.testing.assert_array_equal(a, b)
+    assert list(nn.get_parameters()) == names
+
+
+def test_in_a_new_process_with_saved_parameters_outputs_are_bit_equal(tmp_path: Path) -> None:
+    rnn = nested()
+    (values,) = call(rnn)
+    nn.save_parameters(str(tmp_path / "weights.h5"))
+    (tmp_path / "config.json").write_text(json.dumps(rnn.get_config()))
+    script = (
+        "import json, sys; import numpy as np; import nnabla as nn; from nnshop import no_new_parameters;"
+        "from nnshop.recurrentshop import from_config;"
+        "nn.load_parameters('weights.h5'); rnn = from_config(json.load(open('config.json')));"
+        "x = nn.Variable.from_numpy_array(np.random.RandomState(0).randn(2, 5, 3));\n"
+        "with no_new_parameters(): y = rnn(x, training=False)\n"
+        "y.forward(); np.save('y.npy', y.d)"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True, capture_output=True)
+    np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), values)
+
+
+def test_custom_objects_are_named_by_the_caller() -> None:
+    def double(x: nn.Variable) -> nn.Variable:
+        return 2 * x
+
+    rnn = built(SimpleRNNCell(3), double)
+    values = call(rnn)
+    with pytest.raises(ValueError, match=r"double.* cannot be described as data.*custom_objects"):
+        rnn.get_config()
+    config = rnn.get_config(custom_objects={"double": double})
+    with pytest.raises(ValueError, match="a config names 'double', which is neither"):
+        from_config(config)
+    np.testing.assert_array_equal(call(from_config(config, custom_objects={"double": double}))[0], values[0])
+
+
+def test_what_cannot_be_described_says_so() -> None:
+    x, h = nn.Variable((1, 3)), nn.Variable((1, 2))
+    after = F.tanh(PF.affine(x, 2, name="a") + h)
+    for rnn in (
+        built(SimpleRNNCell(3), lambda x: x),
+        built(SimpleRNNCell(3, kernel_initializer=np.ones((3, 3)))),
+        RecurrentModel(x, after, [h], [after]),
+        RecurrentModel(lambda x, h: (h, h), initial_states=[(3,)]),
+    ):
+        with pytest.raises(ValueError, match="cannot be described as data"):
+            rnn.get_config()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"name": "os.system"},
+        {"name": "nnabla.functions.tanh"},
+        {"name": "F.__class__"},
+        {"make": "eval", "arguments": {}},
+        {"make": "LSTMCell", "arguments": {"foo": 1}},
+        {"make": "LSTMCell", "arguments": None},
+        {"layer": "object", "arguments": {}},
+        {"layer": "RecurrentSequential", "arguments": {}},
+        {"cell_of": {"name": "F.tanh"}},
+        {"name": ["F.tanh"]},
+        {"a": 1},
+        {"name": "F.tanh"},
+        7,
+    ],
+)
+def test_a_config_that_is_none_is_refused(config: Any) -> None:
+    with pytest.raises(ValueError, match=r"config"):
+        from_config(config)
