@@ -11,6 +11,7 @@ from .functions import length_mask, sequence_loss, shift, time_distributed_softm
 from .layers import GRU, LSTM, SimpleRNN, TimeDistributed, bidirectional, each, gru, lstm, simple_rnn
 from .parameters import no_new_parameters
 from .parametric_functions import gru_cell, lstm_cell, simple_rnn_cell
+from .recurrentshop import RecurrentModel, RecurrentSequential
 from .training import CarriedState, clip_grad_by_global_norm
 from .weights import from_fused, to_fused
 

@@ -1,0 +1,176 @@
+"""Loading the original's weights; penalties and limits of weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import nnabla as nn
+import nnabla.functions as F
+import nnabla.parametric_functions as PF
+import nnabla.solvers as S
+import numpy as np
+import pytest
+
+from nnshop import lift
+from nnshop.recurrentshop import (
+    GRUCell,
+    LSTMCell,
+    MaxNorm,
+    NonNegative,
+    RecurrentModel,
+    RecurrentSequential,
+    UnitNorm,
+    apply_constraints,
+    l1,
+    l2,
+    load_recurrentshop_weights,
+    penalized,
+    regularization_losses,
+)
+
+X = np.random.RandomState(0).randn(2, 5, 3)
+
+
+def network() -> RecurrentSequential:
+    rnn = RecurrentSequential(name="rnn")
+    rnn.add(LSTMCell(4, name="lstm"))
+    rnn.add(PF.affine, 2)
+    rnn(nn.Variable((2, 5, 3)))
+    return rnn
+
+
+def keras_arrays() -> list[np.ndarray]:
+    rng = np.random.RandomState(1)
+    return [rng.randn(*shape).astype(np.float32) for shape in ((3, 16), (16,), (4, 16), (4, 2), (2,))]
+
+
+def test_gates_go_where_they_belong() -> None:
+    load_recurrentshop_weights(network(), keras_arrays())
+    f, i, o, g = np.split(keras_arrays()[0], 4, axis=1)
+    parameters = nn.get_parameters()
+    np.testing.assert_array_equal(parameters["rnn/lstm/x2h/W"].d, np.concatenate([i, f, g, o], axis=1))
+    np.testing.assert_array_equal(parameters["rnn/1/affine/W"].d, keras_arrays()[3])
+
+
+@pytest.mark.parametrize("whole_model", [False, True])
+def test_a_file_by_keras_holds_them_in_its_own_order(tmp_path: Path, whole_model: bool) -> None:
+    arrays = keras_arrays()
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        root = file.create_group("model_weights") if whole_model else file
+        root.attrs["layer_names"] = [b"input_1", b"recurrent_sequential_1"]
+        root.create_group("input_1").attrs["weight_names"] = np.array([], dtype="S1")
+        names = [f"recurrent_sequential_1/z{9 - i}:0".encode() for i in range(len(arrays))]  # not in the alphabet's order
+        group = root.create_group("recurrent_sequential_1")
+        group.attrs["weight_names"] = names
+        for name, array in zip(names, arrays):
+            group[name.decode()] = array
+    rnn = network()
+    load_recurrentshop_weights(rnn, tmp_path / "w.h5")
+    loaded = {name: v.d.copy() for name, v in nn.get_parameters().items()}
+    load_recurrentshop_weights(rnn, arrays)
+    for name, v in nn.get_parameters().items():
+        np.testing.assert_array_equal(v.d, loaded[name])
+
+
+def test_a_file_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "w.h5").write_text("no file")
+    with pytest.raises(ValueError, match=r"w\.h5: is no file of weights by Keras"):
+        load_recurrentshop_weights(network(), tmp_path / "w.h5")
+
+
+def test_weights_of_another_architecture_change_nothing() -> None:
+    rnn = network()
+    before = {name: v.d.copy() for name, v in nn.get_parameters().items()}
+    arrays = keras_arrays()
+    for wrong, match in (
+        (arrays[:-1], r"rnn/1/affine/b is missing"),
+        ([*arrays, arrays[0]], r"array 5 of shape \(3, 16\) is superfluous"),
+        ([arrays[0].T, *arrays[1:]], r"array 0 for rnn/lstm/x2h/W has the shape \(16, 3\), not \(3, 16\)"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            load_recurrentshop_weights(rnn, wrong)
+        for name, v in nn.get_parameters().items():
+            np.testing.assert_array_equal(v.d, before[name])
+
+
+def test_a_model_of_a_function_needs_the_order() -> None:
+    def step(x: nn.Variable, h: nn.Variable) -> tuple:
+        h = F.tanh(PF.affine(x, 4, name="x") + PF.affine(h, 4, name="h", with_bias=False))
+        return h, h
+
+    rnn = RecurrentModel(step, initial_states=[(4,)], name="m")
+    with pytest.raises(ValueError, match="m: has no weights before its first call"):
+        load_recurrentshop_weights(rnn, [])
+    rnn(nn.Variable((2, 5, 3)))
+    arrays = [np.ones((3, 4)), np.zeros(4), np.full((4, 4), 2.0)]
+    with pytest.raises(ValueError, match=r"has no order of weights in Keras.*order=\[\.\.\.\]"):
+        load_recurrentshop_weights(rnn, arrays)
+    with pytest.raises(ValueError, match=r"there are no parameters m/y/affine/W"):
+        load_recurrentshop_weights(rnn, arrays[:1], order=["m/y/affine/W"])
+    load_recurrentshop_weights(rnn, arrays, order=["m/x/affine/W", "m/x/affine/b", "m/h/affine/W"])
+    assert (nn.get_parameters()["m/h/affine/W"].d == 2).all()
+
+
+def ruled(**rules: object) -> RecurrentSequential:
+    rnn = RecurrentSequential(name="rnn")
+    rnn.add(GRUCell(4, name="gru", **rules))
+    rnn(nn.Variable((2, 5, 3)))
+    return rnn
+
+
+def test_penalties_by_hand_and_their_gradient() -> None:
+    rnn = ruled(kernel_regularizer=l1(0.5), recurrent_regularizer=l2(0.25), bias_regularizer=l2(1.0))
+    parameters = nn.get_parameters()
+    penalties = regularization_losses(rnn)
+    assert list(penalties) == ["rnn/gru/x2h/W", "rnn/gru/b", "rnn/gru/h2h/W"]
+    nn.forward_all(list(penalties.values()))
+    x2h, h2h = parameters["rnn/gru/x2h/W"], parameters["rnn/gru/h2h/W"]
+    assert float(penalties["rnn/gru/x2h/W"].d) == pytest.approx(0.5 * np.abs(x2h.d).sum(), rel=1e-5)
+    assert float(penalties["rnn/gru/h2h/W"].d) == pytest.approx(0.25 * (h2h.d**2).sum(), rel=1e-5)
+    h2h.g = 0
+    penalties["rnn/gru/h2h/W"].forward()
+    penalties["rnn/gru/h2h/W"].backward()
+    np.testing.assert_allclose(h2h.g, 0.5 * h2h.d, rtol=1e-5)
+
+
+def test_each_weight_is_penalized_once_however_often_it_is_used() -> None:
+    inner = RecurrentSequential(name="inner")
+    inner.add(GRUCell(3, name="gru", kernel_regularizer=l2(1.0)))
+    rnn = RecurrentSequential(name="outer")
+    rnn.add(inner.get_cell())
+    rnn.add(inner.get_cell())
+    rnn.add(penalized(lift(PF.affine, 2), regularizers={"affine/W": l2(1.0)}))
+    rnn(nn.Variable((2, 5, 3)))
+    assert list(regularization_losses(rnn)) == ["outer/inner/gru/x2h/W", "outer/2/affine/W"]
+
+
+def test_a_rule_for_a_parameter_that_is_not_there_is_named() -> None:
+    rnn = RecurrentSequential(name="rnn")
+    rnn.add(GRUCell(3))
+    rnn.add(penalized(lift(PF.affine, 2), regularizers={"afine/W": l2(1.0)}))
+    rnn(nn.Variable((2, 5, 3)))
+    with pytest.raises(ValueError, match=r"there is no parameter rnn/1/afine/W for the regularizer of Penalized"):
+        regularization_losses(rnn)
+
+
+def test_constraints_hold_after_an_update() -> None:
+    rnn = ruled(kernel_constraint=MaxNorm(0.5), recurrent_constraint=UnitNorm(), bias_constraint=NonNegative())
+    x = nn.Variable.from_numpy_array(X)
+    loss, solver = F.sum(rnn(x) ** 2), S.Sgd(1.0)
+    solver.set_parameters(nn.get_parameters())
+    solver.zero_grad()
+    loss.forward()
+    loss.backward()
+    solver.update()
+    parameters = nn.get_parameters()
+    updated = {name: v.d.copy() for name, v in parameters.items()}
+    apply_constraints(rnn)
+    kernel = np.linalg.norm(parameters["rnn/gru/x2h/W"].d, axis=0)
+    long = np.linalg.norm(updated["rnn/gru/x2h/W"], axis=0) > 0.5
+    assert long.any()
+    np.testing.assert_allclose(kernel[long], 0.5, rtol=1e-5)
+    np.testing.assert_array_equal(parameters["rnn/gru/x2h/W"].d[:, ~long], updated["rnn/gru/x2h/W"][:, ~long])
+    np.testing.assert_allclose(np.linalg.norm(parameters["rnn/gru/h2h/W"].d, axis=0), 1, rtol=1e-5)
+    np.testing.assert_array_equal(parameters["rnn/gru/b"].d, np.maximum(updated["rnn/gru/b"], 0))
+    assert (updated["rnn/gru/b"] < 0).any()
