@@ -12,7 +12,6 @@ from typing import Any, Callable
 
 import nnabla as nn
 import numpy as np
-from nnabla.initializer import ConstantInitializer
 
 from .parameters import scratch
 
@@ -70,6 +69,11 @@ def shapes(tree: Tree) -> Tree:
     )
 
 
+def zeros(shape: tuple[int, ...]) -> np.ndarray:
+    """Initializes with zeros; unlike NNabla's initializers it equals itself after pickling."""
+    return np.zeros(shape, np.float32)
+
+
 @dataclass(frozen=True)
 class StateSpec:
     """One state of a cell: its shape without the batch axis, and how it begins.
@@ -88,7 +92,7 @@ class StateSpec:
     """
 
     shape: tuple[int, ...]
-    initializer: Callable = ConstantInitializer(0)
+    initializer: Callable = zeros
 
     def __post_init__(self) -> None:
         if not isinstance(self.shape, tuple) or not all(isinstance(n, (int, np.integer)) and n > 0 for n in self.shape):

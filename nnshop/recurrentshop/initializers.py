@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from nnabla.initializer import ConstantInitializer, OrthogonalInitializer, UniformInitializer, calc_uniform_lim_glorot
 
+from ..core import zeros
 from .config import TABLE
 
 Initializer = Callable[[tuple[int, ...]], Any]
@@ -24,7 +25,7 @@ def orthogonal(shape: tuple[int, ...]) -> np.ndarray:
 
 
 INITIALIZERS: dict[str, Initializer] = {
-    "zeros": ConstantInitializer(0),
+    "zeros": zeros,
     "ones": ConstantInitializer(1),
     "glorot_uniform": glorot_uniform,
     "orthogonal": orthogonal,
@@ -45,4 +46,4 @@ def find_initializer(initializer: str | Initializer | np.ndarray) -> Any:
     return INITIALIZERS[initializer]
 
 
-TABLE.update({f"initializers.{function.__name__}": function for function in (glorot_uniform, orthogonal)})
+TABLE.update({f"initializers.{function.__name__}": function for function in (zeros, glorot_uniform, orthogonal)})
