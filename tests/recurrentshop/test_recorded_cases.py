@@ -269,9 +269,9 @@ NETWORKS: dict[str, Callable] = {
 }
 
 
-def build(config: dict, wire: Callable) -> tuple[Any, Callable]:
+def build(config: dict, wire: Callable, unroll: bool) -> tuple[Any, Callable]:
     """The layer of a case, and a function that lists its weights in Keras' order after a call."""
-    options = options_of(config)
+    options = {**options_of(config), "unroll": unroll}
     if config.get("graph") in STEPS:
         step_shape = config["input_shape"] if options.get("decode") else config["input_shape"][1:]
         return wire(config["graph"], tuple(step_shape), **options)
@@ -305,7 +305,8 @@ def test_case_wired_as_a_graph(path: Path) -> None:
 class Case:
     """A recorded case, built and loaded, to be compared."""
 
-    def __init__(self, path: Path, wire: Callable) -> None:
+    def __init__(self, path: Path, wire: Callable, unroll: bool) -> None:
+        self.unroll = unroll
         with np.load(path) as file:
             self.arrays = dict(file)
         self.config = json.loads(str(self.arrays["config"]))
@@ -330,7 +331,7 @@ class Case:
         self.outputs, self.order = [y, *after], list(places_of(cell, ""))
 
     def _call_layer(self, wire: Callable) -> None:
-        self.rnn, order = build(self.config, wire)
+        self.rnn, order = build(self.config, wire, self.unroll)
         states = [v for name, v in self.inputs.items() if name.startswith("initial_state")]
         mask = self.config.get("mask")
         made = self.rnn(
@@ -393,7 +394,13 @@ class Case:
 
 
 def check(path: Path, wire: Callable) -> None:
-    case = Case(path, wire)
+    """Both with unroll=True and False: the recorded values are the same."""
+    for unroll in (True, False):
+        nn.clear_parameters()
+        check_once(Case(path, wire, unroll))
+
+
+def check_once(case: Case) -> None:
     case.check_outputs("output_")
     case.check_gradients()
     for key, follow in (
