@@ -195,9 +195,18 @@ class Readout(Wrapper):
 
     def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
         inner, last = state
+        if isinstance(self.merge, str):
+            self._check_width(x)
         merge = self.merge if callable(self.merge) else MERGES[self.merge]
         y, inner = self.cell(merge(x, find_activation(self.activation)(last)), inner)
         return y, (inner, y)
+
+    def _check_width(self, x: Tree) -> None:
+        if self.merge != "readout_only" and self.shape != (1,) and shapes(x)[1:] != self.shape:  # a width of one is broadcast
+            raise ValueError(
+                f"readout {self.merge!r} needs the output width to equal the input width; the output of a step has the shape "
+                f"{self.shape}, the input {shapes(x)[1:]}. Add a PF.affine of the input's width, or merge by a function."
+            )
 
 
 def readout(

@@ -123,6 +123,8 @@ class RNNCell(AbstractCell):
     def rules(self, kind: str) -> list[tuple[str, Callable]]:
         """The cell's parameters that have a rule of a kind, "regularizer" or "constraint", and the rules."""
         found = {}
+        if not any(getattr(self, f"{share}_{kind}") for share in ("kernel", "recurrent", "bias")):
+            return []
         for name, _ in self.layout:
             share = "bias" if name.split("/")[-1] == "b" else "kernel" if name == "x2h/W" else "recurrent"
             found[name] = getattr(self, f"{share}_{kind}")
@@ -131,13 +133,23 @@ class RNNCell(AbstractCell):
     @property
     def layout(self) -> Layout:
         """The weights in Keras' order."""
-        raise NotImplementedError(f"{type(self).__name__} has no order of weights in Keras.")
+        raise ValueError(
+            f"{type(self).__name__} does not say which weights it has: define layout, a list of (name below its scope, None) "
+            "in Keras' order; or give rules to single parameters by penalized(cell, ...)."
+        )
 
     def _check_input(self, x: nn.Variable) -> None:
-        expected = self.batch_input_shape[1:] if self.batch_input_shape else self.input_shape
-        expected = (self.input_dim,) if self.input_dim else expected
-        if expected is not None and x.shape[1:] != tuple(expected):
-            raise ValueError(f"{self} was made for inputs of shape {tuple(expected)} a step; got {x.shape[1:]}.")
+        expected = self.declared_input
+        if expected is not None and x.shape[1:] != expected:
+            raise ValueError(f"{self} was made for inputs of shape {expected} a step; got {x.shape[1:]}.")
+
+    @property
+    def declared_input(self) -> tuple[int, ...] | None:
+        """The shape of one step's input without the batch axis, where the cell was made for one."""
+        if self.input_dim:
+            return (self.input_dim,)
+        shape = self.batch_input_shape[1:] if self.batch_input_shape else self.input_shape
+        return None if shape is None else tuple(shape)
 
 
 def _without_bias(cell: RNNCell, layout: Layout) -> Layout:

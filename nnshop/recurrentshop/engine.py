@@ -12,7 +12,7 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
-from ..combinators import Readout, Wrapper, lift, readout, stack, sync, teacher_forced
+from ..combinators import Readout, Stack, Sync, Wrapper, lift, readout, stack, sync, teacher_forced
 from ..core import AbstractCell, Cell, StateSpec, Tree, output_shape, tree_leaves, tree_like, tree_map
 from ..execution import run
 from ..functions import activation as find_activation
@@ -423,23 +423,34 @@ class RecurrentSequential(RecurrentLayer):
         if self.readout is False:
             return cell
         shape = output_shape(cell, x)
-        merge = self.readout if callable(self.readout) else READOUTS[self.readout]
-        if not callable(merge) and shape not in (x.shape[1:], (1,)):  # a width of one is broadcast
+        if not callable(self.readout) and shape not in (x.shape[1:], (1,)):  # a width of one is broadcast
             raise ValueError(
                 f"{self.name}: readout={self.readout!r} needs the output width to equal the input width; the output of a step "
                 f"has the shape {shape}, the input {x.shape[1:]}. Add PF.affine({x.shape[-1]}), or use a RecurrentModel."
             )
+        return self._with_readout(cell, shape)
+
+    def _with_readout(self, cell: AbstractCell, shape: tuple[int, ...]) -> AbstractCell:
+        merge = self.readout if callable(self.readout) else READOUTS[self.readout]
         return readout(cell, shape, merge, self.readout_activation)
 
     def get_cell(self) -> AbstractCell:
         """This layer as one cell, for another layer: it advances by one step for each of that one's, on shared weights."""
-        return Flat(self.feed_back(self._owned(), self._one_input()))
+        cell = self._owned()
+        if self.readout is False:
+            return Flat(cell)
+        # How wide the output is does not depend on how wide the input is, which is not known yet.
+        x = nn.Variable((1, *(_declared_input(cell) or (1,))))
+        return Flat(self._with_readout(cell, output_shape(cell, x)))
 
-    def _one_input(self) -> nn.Variable:
-        """An input of one step: as wide as the first cell says; else as the output, since a readout is as wide as both."""
-        first = self.cells[0] if self.cells else None
-        width = getattr(first, "input_dim", None)
-        return nn.Variable((1, width or output_shape(self.cell(), nn.Variable((1, 1)))[-1]))
+
+def _declared_input(cell: AbstractCell) -> tuple[int, ...] | None:
+    """The shape of one step's input, where the first cell in a cell was made for one."""
+    if isinstance(cell, (Stack, Sync)):
+        return _declared_input(cell.cells[0])
+    if isinstance(cell, Wrapper):
+        return _declared_input(cell.cell)
+    return getattr(cell, "declared_input", None)
 
 
 class RecurrentModel(RecurrentLayer):

@@ -74,7 +74,7 @@ class WiredStep:
         batch = inputs[0].shape[0]
         new_of = dict(zip(self.inputs, inputs))
         for function in self.functions:
-            given = [new_of.get(v, v) for v in function.inputs]
+            given = [new_of[v] if v in new_of else _computed(v) for v in function.inputs]
             made = self._apply(function, given, batch)
             new_of.update(zip(function.outputs, made))
         return [new_of.get(v, v) for v in self.outputs]
@@ -135,6 +135,13 @@ def without_dropout(cell: AbstractCell, x: Tree, state: Tree) -> AbstractCell:
     if all(function.info.type_name != "Dropout" for function in step.functions):
         return cell
     return Cell(lambda x, state: tree_like(traced, step(*tree_leaves((x, state)))), cell.state)
+
+
+def _computed(closure: nn.Variable) -> nn.Variable:
+    """A Variable of the graph that is used as it is; in auto-forward mode nobody else computes it."""
+    if nn.get_auto_forward() and closure.parent is not None:
+        closure.forward()
+    return closure
 
 
 def _is_source(function: Any) -> bool:

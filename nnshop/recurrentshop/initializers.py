@@ -37,12 +37,15 @@ def find_initializer(initializer: str | Initializer | np.ndarray) -> Any:
     """Finds an initializer by its name; functions and arrays pass through.
 
     Raises:
-        ValueError: The name is not one of `INITIALIZERS`.
+        ValueError: It is none of these, or the name is not one of `INITIALIZERS`.
     """
-    if not isinstance(initializer, str):
+    if isinstance(initializer, np.ndarray):
         return initializer
-    if initializer not in INITIALIZERS:
-        raise ValueError(f"an initializer is a function of the shape or one of {', '.join(INITIALIZERS)}; got {initializer!r}.")
+    if callable(initializer):
+        return lambda shape: initializer(shape)  # NNabla passes it by this name, which a function of yours need not have
+    if not isinstance(initializer, str) or initializer not in INITIALIZERS:
+        names = ", ".join(INITIALIZERS)
+        raise ValueError(f"an initializer is a function of the shape, an array, or one of {names}; got {initializer!r}.")
     return INITIALIZERS[initializer]
 
 

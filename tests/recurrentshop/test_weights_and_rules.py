@@ -174,3 +174,20 @@ def test_constraints_hold_after_an_update() -> None:
     np.testing.assert_allclose(np.linalg.norm(parameters["rnn/gru/h2h/W"].d, axis=0), 1, rtol=1e-5)
     np.testing.assert_array_equal(parameters["rnn/gru/b"].d, np.maximum(updated["rnn/gru/b"], 0))
     assert (updated["rnn/gru/b"] < 0).any()
+
+
+def test_initializers_are_names_arrays_or_functions_of_the_shape() -> None:
+    cell = LSTMCell(
+        2,
+        kernel_initializer=np.full((3, 8), 2.0),
+        recurrent_initializer=lambda s: np.full(s, 3.0),
+        bias_initializer="ones",
+        name="c",
+    )
+    cell(nn.Variable((1, 3)), cell.initial_state(1))
+    assert [float(nn.get_parameters()[f"c/{name}"].d.mean()) for name in ("x2h/W", "h2h/W", "b")] == [2, 3, 1]
+    for wrong in (0, "one", None):
+        with pytest.raises(
+            ValueError, match=rf"an initializer is a function of the shape, an array, or one of zeros.*{wrong!r}"
+        ):
+            LSTMCell(2, bias_initializer=wrong)
