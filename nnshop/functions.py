@@ -16,6 +16,7 @@ ACTIVATIONS: dict[str, Callable[[nn.Variable], nn.Variable]] = {
     "relu": F.relu,
     "selu": F.selu,
     "sigmoid": F.sigmoid,
+    "softmax": F.softmax,
     "softplus": F.softplus,
     "softsign": F.softsign,
     "swish": F.swish,

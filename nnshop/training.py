@@ -96,7 +96,7 @@ class CarriedState:
     def __init__(self, cell: AbstractCell, batch_size: int) -> None:
         self.cell, self.batch_size = cell, batch_size
         self.initial = cell.initial_state(batch_size)
-        if any(leaf.parent is not None for leaf in tree_leaves(self.initial)):
+        if any(leaf.parent is not None or leaf.need_grad for leaf in tree_leaves(self.initial)):
             raise ValueError(f"{cell} computes its initial state, so nothing can be carried into it: it cannot be stateful.")
         self.final: Tree = None
 

@@ -21,6 +21,7 @@ NUMPY_ACTIVATIONS = {
     "relu": reference.relu,
     "selu": lambda x: 1.0507009873554805 * np.where(x > 0, x, 1.6732632423543772 * (np.exp(x) - 1)),
     "sigmoid": reference.sigmoid,
+    "softmax": lambda x: np.exp(x) / np.exp(x).sum(),
     "softplus": lambda x: np.log1p(np.exp(x)),
     "softsign": reference.softsign,
     "swish": lambda x: x * reference.sigmoid(x),

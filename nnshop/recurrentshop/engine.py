@@ -13,8 +13,9 @@ import nnabla.functions as F
 import numpy as np
 
 from ..combinators import Readout, Stack, Sync, Wrapper, lift, readout, stack, sync, teacher_forced
-from ..core import AbstractCell, Cell, StateSpec, Tree, output_shape, tree_leaves, tree_like, tree_map
+from ..core import AbstractCell, Cell, StateSpec, Tree, output_shape, shapes, tree_leaves, tree_like, tree_map
 from ..execution import run
+from ..execution.ways import check_variables
 from ..functions import activation as find_activation
 from ..functions import reshape, shift
 from ..parameters import current_path
@@ -88,11 +89,16 @@ class Initialized(Wrapper):
     def state(self) -> Tree:
         specs = tree_leaves(self.cell.state)
         rest = (None,) * (len(specs) - len(self.initializers))
-        inits = [find_initializer("zeros" if init is None else init) for init in (*self.initializers, *rest)]
+        inits = [_of_shape("zeros" if init is None else init) for init in (*self.initializers, *rest)]
         return tree_like(self.cell.state, [StateSpec(spec.shape, init) for spec, init in zip(specs, inits)])
 
     def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
         return self.cell(x, state)
+
+
+def _of_shape(initializer: Any) -> Callable:
+    found = find_initializer(initializer)
+    return (lambda shape: np.broadcast_to(found, shape)) if isinstance(found, np.ndarray) else found
 
 
 def pair(x: Tree, last: Tree) -> Tree:
@@ -143,6 +149,9 @@ class RecurrentLayer(Described):
 
     # ---------------------------------------------------------------------------------------------------------------- scope
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
     @contextmanager
     def scope(self) -> Iterator[None]:
         """Opens the scope of the layer's weights: that of its first call, also when it is called elsewhere later."""
@@ -190,6 +199,7 @@ class RecurrentLayer(Described):
         Raises:
             ValueError: Arguments that do not fit the layer, or each other.
         """
+        self._check_input(x)
         one = x if self.decode else tree_map(lambda v: nn.Variable((v.shape[0], *v.shape[2:])), x)
         cell = self.feed_back(self._owned(), one)
         feeds = isinstance(cell, Readout)
@@ -213,6 +223,14 @@ class RecurrentLayer(Described):
         y = ys if self.return_sequences else tree_map(lambda v: reshape(v[:, -1:], (v.shape[0], *v.shape[2:])), ys)
         return [y, *tree_leaves(inner)] if self.return_states else y
 
+    def _check_input(self, x: Tree) -> None:
+        check_variables(x)
+        if not self.decode and any(v.ndim < 3 for v in tree_leaves(x)):
+            raise ValueError(
+                f"{self.name}: needs sequences (B, T, ...); got {shapes(x)}. "
+                "With decode=True one input (B, ...) is given to all steps."
+            )
+
     def _check_call(self, feeds: bool, initial_readout: Any, ground_truth: Any, mask: Any, training: bool) -> None:
         who = self.name
         if not feeds and (self.teacher_force or initial_readout is not None or ground_truth is not None):
@@ -230,6 +248,7 @@ class RecurrentLayer(Described):
         if truth is not None:
             steps = self.output_length if self.decode else tree_leaves(x)[0].shape[1]
             first = state[1]
+            check_variables(truth)
             if truth.shape != (first.shape[0], steps, *first.shape[1:]):
                 expected = (first.shape[0], steps, *first.shape[1:])
                 raise ValueError(
@@ -325,6 +344,8 @@ class RecurrentLayer(Described):
             state.reset()
             after = state.get() if values is None else self._fill(before, values)
             chosen = slice(None) if rows is None else list(rows)
+            if rows is not None and not all(0 <= row < state.batch_size for row in rows):
+                raise ValueError(f"{self.name}: rows must be from 0 to {state.batch_size - 1}; got {list(rows)}.")
             for old, new in zip(before, after):
                 old[chosen] = new[chosen]
             state.set(before)
@@ -333,7 +354,10 @@ class RecurrentLayer(Described):
         listed = list(values) if isinstance(values, (list, tuple)) else [values] * len(states)
         if len(listed) != len(states):
             raise ValueError(f"{self.name}: reset_states takes a value for each of {len(states)} states; got {len(listed)}.")
-        return [np.broadcast_to(np.asarray(value, np.float32), state.shape) for value, state in zip(listed, states)]
+        try:
+            return [np.broadcast_to(np.asarray(value, np.float32), state.shape) for value, state in zip(listed, states)]
+        except ValueError as error:
+            raise ValueError(f"{self.name}: reset_states takes values of {[s.shape for s in states]}: {error}.") from error
 
     def _check_stateful(self, what: str) -> None:
         if not self.stateful:
@@ -383,6 +407,7 @@ class RecurrentSequential(RecurrentLayer):
         find_activation(readout_activation)
         self.state_sync, self.readout, self.readout_activation = state_sync, readout, readout_activation
         self.cells: list[AbstractCell] = []
+        self._given = False  # to another layer
 
     def add(self, layer: AbstractCell | Callable, *arguments: Any, **options: Any) -> None:
         """Adds a cell, or any function of a Variable with its arguments: `add(PF.affine, 5)`, `add(F.dropout, 0.3)`.
@@ -391,8 +416,8 @@ class RecurrentSequential(RecurrentLayer):
             ValueError: The layer has been called already.
             TypeError: It is neither a cell nor a function, or a cell with arguments.
         """
-        if self._path is not None:
-            raise ValueError(f"{self.name}: add() comes before the first call.")
+        if self._path is not None or self._given:
+            raise ValueError(f"{self.name}: add() comes before the first call, and before get_cell().")
         if isinstance(layer, AbstractCell):
             if arguments or options:
                 raise TypeError(f"add(cell) takes no more arguments; got {arguments or options}.")
@@ -436,6 +461,7 @@ class RecurrentSequential(RecurrentLayer):
 
     def get_cell(self) -> AbstractCell:
         """This layer as one cell, for another layer: it advances by one step for each of that one's, on shared weights."""
+        self._given = True
         cell = self._owned()
         if self.readout is False:
             return Flat(cell)

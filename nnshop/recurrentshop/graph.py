@@ -48,7 +48,8 @@ class WiredStep:
         self.dependent, self.used, chosen = set(self.inputs), set(self.outputs), []
         for function in self.functions:
             self.used.update(function.inputs)
-            if _is_source(function) or any(v in self.dependent for v in function.inputs):
+            weight_dropout = function.info.type_name == "Dropout" and not self.dropout and function.inputs[0].parent is None
+            if _is_source(function) or weight_dropout or any(v in self.dependent for v in function.inputs):
                 self.dependent.update(function.outputs)
                 chosen.append(function)
         self.functions = chosen

@@ -59,14 +59,15 @@ def places_of(cell: AbstractCell, path: str) -> Iterator[Place]:
 
 
 def load_recurrentshop_weights(
-    rnn: RecurrentLayer, weights: Sequence[np.ndarray] | str | Path, order: Sequence[str] | None = None
+    rnn: RecurrentLayer, weights: Sequence[np.ndarray] | str | Path, order: Sequence[str | RNNCell] | None = None
 ) -> None:
     """Loads weights of the original, as its `get_weights()` gives them, or from a file that its `save_weights` wrote.
 
     Args:
         rnn: A layer that has been called, so that its weights are there.
         weights: Arrays in Keras' order; or a Keras `.h5` file, whose arrays are taken in the file's order.
-        order: For a `RecurrentModel`, whose order cannot be known: the full names of its parameters in that order.
+        order: For a `RecurrentModel`, whose order cannot be known: in that order, the cells that its step calls (their gates
+            are put right), and the full names of other parameters, whose arrays are taken as they are.
 
     Raises:
         ValueError: They are of another architecture; the message lists what is missing, superfluous and misshapen. Nothing
@@ -74,7 +75,7 @@ def load_recurrentshop_weights(
     """
     arrays = _read_h5(weights) if isinstance(weights, (str, Path)) else list(weights)
     parameters = all_parameters()
-    wanted = [Place(name, None, 0) for name in order] if order is not None else places(rnn)
+    wanted = _ordered(rnn, order) if order is not None else places(rnn)
     unknown = [place.name for place in wanted if place.name not in parameters]
     if unknown:
         raise ValueError(f"{rnn.name}: there are no parameters {', '.join(unknown)}; there are {', '.join(parameters)}.")
@@ -88,6 +89,19 @@ def load_recurrentshop_weights(
         raise ValueError(f"{rnn.name}: these weights are of another architecture: {'; '.join(wrong)}.")
     for place, array in zip(wanted, arrays):
         place.fill(parameters[place.name], array)
+
+
+def _ordered(rnn: RecurrentLayer, order: Sequence[str | RNNCell]) -> list[Place]:
+    """The places of the weights of a model, in the order that the caller says."""
+    found: list[Place] = []
+    for item in order:
+        if isinstance(item, str):
+            found += [Place(item, None, 0)]
+            continue
+        # A function's weights are in the layer's scope, those of a graph where it was built.
+        inside = list(places_of(item, rnn.path))
+        found += inside if inside[0].name in all_parameters() else list(places_of(item, ""))
+    return found
 
 
 def _read_h5(path: str | Path) -> list[np.ndarray]:

@@ -119,9 +119,9 @@ def sequential(cells: list, **options: Any) -> rs.RecurrentSequential:
         if word == "Dense":
             rnn.add(PF.affine, arguments["units"], with_bias=arguments.get("use_bias", True))
             if arguments.get("activation"):
-                rnn.add(ACTIVATIONS[arguments["activation"]] if arguments["activation"] != "softmax" else F.softmax)
+                rnn.add(ACTIVATIONS[arguments["activation"]])
         elif word == "Activation":
-            rnn.add(ACTIVATIONS[arguments["activation"]] if arguments["activation"] != "softmax" else F.softmax)
+            rnn.add(ACTIVATIONS[arguments["activation"]])
         elif word == "Dropout":
             rnn.add(F.dropout, arguments.get("rate", arguments.get("p", 0.5)))
         else:
@@ -131,9 +131,6 @@ def sequential(cells: list, **options: Any) -> rs.RecurrentSequential:
 
 def options_of(config: dict) -> dict:
     options = dict(config.get("ctor") or config.get("layer_args") or {})
-    activation = options.get("readout_activation")
-    if activation == "softmax":
-        options["readout_activation"] = F.softmax
     init = options.get("state_initializer")
     if init is not None:
         one = lambda v: nn.initializer.ConstantInitializer(v["Constant"]) if isinstance(v, dict) else v  # noqa: E731

@@ -28,6 +28,7 @@ from nnshop.recurrentshop import (
     penalized,
     regularization_losses,
 )
+from nnshop.recurrentshop.initializers import find_initializer
 
 X = np.random.RandomState(0).randn(2, 5, 3)
 
@@ -191,3 +192,106 @@ def test_initializers_are_names_arrays_or_functions_of_the_shape() -> None:
             ValueError, match=rf"an initializer is a function of the shape, an array, or one of zeros.*{wrong!r}"
         ):
             LSTMCell(2, bias_initializer=wrong)
+
+
+def test_gates_of_the_cells_that_a_step_calls_are_put_right() -> None:
+    lstm = LSTMCell(4, name="lstm")
+
+    def step(x: nn.Variable, h: nn.Variable, c: nn.Variable) -> tuple:
+        y, (h, c) = lstm(x, (h, c))
+        return PF.affine(y, 2, name="out"), h, c
+
+    model, layer = RecurrentModel(step, initial_states=[(4,), (4,)], name="m"), network()
+    x = nn.Variable.from_numpy_array(X)
+    ys, expected = model(x), layer(x)
+    load_recurrentshop_weights(model, keras_arrays(), order=[lstm, "m/out/affine/W", "m/out/affine/b"])
+    load_recurrentshop_weights(layer, keras_arrays())
+    nn.forward_all([ys, expected])
+    np.testing.assert_allclose(ys.d, expected.d, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "deviation"),
+    [
+        ("random_uniform", 0.1 / 12**0.5),
+        ("random_normal", 0.05),
+        ("truncated_normal", 0.05 * 0.8796),
+        ("glorot_uniform", (2 / 500) ** 0.5),
+        ("glorot_normal", (2 / 500) ** 0.5),
+        ("he_uniform", (2 / 100) ** 0.5),
+        ("he_normal", (2 / 100) ** 0.5),
+        ("lecun_uniform", (1 / 100) ** 0.5),
+        ("lecun_normal", (1 / 100) ** 0.5),
+    ],
+)
+def test_random_initializers_have_the_deviation_of_keras(name: str, deviation: float) -> None:
+    drawn = np.asarray(find_initializer(name)((100, 400)))
+    assert drawn.std() == pytest.approx(deviation, rel=0.02)  # 40,000 draws: four standard errors
+    assert abs(drawn.mean()) < 4 * deviation / 200
+    nn.seed(1)
+    first = find_initializer(name)((3, 4))
+    nn.seed(1)
+    np.testing.assert_array_equal(first, find_initializer(name)((3, 4)))
+
+
+def test_initializers_that_are_not_random() -> None:
+    np.testing.assert_array_equal(find_initializer("identity")((3, 3)), np.eye(3))
+    q = find_initializer("orthogonal")((4, 8))
+    np.testing.assert_allclose(q @ q.T, np.eye(4), atol=1e-5)
+    assert (np.broadcast_to(find_initializer("ones")((2,)), (2,)) == 1).all()
+    assert (find_initializer("zeros")((2,)) == 0).all()
+
+
+def test_dropout_of_a_weight_acts_in_training_only() -> None:
+    def step(x: nn.Variable, h: nn.Variable) -> tuple:
+        w = nn.parameter.get_parameter_or_create("w", (3, 3), np.eye(3))
+        h = F.affine(x, F.dropout(w, 0.5)) + 0 * h
+        return h, h
+
+    rnn = RecurrentModel(step, initial_states=[(3,)], return_sequences=True)
+    x = nn.Variable.from_numpy_array(X)
+    dropped, calm = rnn(x), rnn(x, training=False)
+    nn.forward_all([dropped, calm])
+    np.testing.assert_allclose(calm.d, X, rtol=1e-6)
+    assert not np.allclose(dropped.d, X)
+
+
+def test_misuse_is_named() -> None:
+    rnn = RecurrentSequential(name="rnn", stateful=True)
+    rnn.add(GRUCell(4, name="gru"))
+    for wrong, match in (
+        (nn.Variable((2, 3)), r"rnn: needs sequences \(B, T, ...\); got \(2, 3\)"),
+        (X, "sequences are Variables, or tuples of them; got ndarray"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=match):
+            rnn(wrong)
+    rnn(nn.Variable((2, 5, 3)))
+    with pytest.raises(ValueError, match=r"rows must be from 0 to 1; got \[2\]"):
+        rnn.reset_states(rows=[2])
+    with pytest.raises(ValueError, match=r"reset_states takes values of \[\(2, 4\)\]"):
+        rnn.reset_states([np.zeros(3)])
+    assert repr(rnn) == "RecurrentSequential('rnn')"
+    inner = RecurrentSequential(name="inner")
+    inner.add(GRUCell(4))
+    inner.get_cell()
+    with pytest.raises(ValueError, match=r"inner: add\(\) comes before the first call, and before get_cell\(\)"):
+        inner.add(GRUCell(4))
+
+
+def test_a_parameter_as_initial_state_cannot_be_carried_into() -> None:
+    def learned(shape: tuple) -> nn.Variable:
+        return nn.parameter.get_parameter_or_create("h0", shape, np.zeros(shape))
+
+    rnn = RecurrentSequential(stateful=True, state_initializer=learned)
+    rnn.add(GRUCell(4))
+    with pytest.raises(ValueError, match="it cannot be stateful"):
+        rnn(nn.Variable((2, 5, 3)))
+
+
+def test_arrays_initialize_states() -> None:
+    rnn = RecurrentSequential(state_initializer=[np.arange(4.0)], return_states=True)
+    rnn.add(lift(F.mul_scalar, 0.0))
+    rnn.add(GRUCell(4, kernel_initializer="zeros", recurrent_initializer="zeros"))
+    _, h = rnn(nn.Variable.from_numpy_array(X[:, :1]))
+    h.forward()
+    np.testing.assert_allclose(h.d, np.tile(np.arange(4.0) / 2, (2, 1)), rtol=1e-6)  # z is one half
