@@ -111,7 +111,8 @@ class Settings:
 
 PRESETS = {
     "demo": Settings(
-        layers=1, units=128, tied=True, batch_size=16, num_steps=12, epochs=1, max_steps=1250, solver="adam", learning_rate=0.007
+        layers=1, units=128, tied=True, batch_size=16, num_steps=12, epochs=1, max_steps=1250,
+        solver="adam", learning_rate=0.007,
     ),
     "small": Settings(),
     "medium": Settings(
