@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import hashlib
 import json
 import logging
 import re
@@ -54,6 +55,7 @@ from nnshop.training import (
     StopSignal,
     TrainingError,
     atomic_write,
+    check_matplotlib,
     check_writable,
     clip_grad_by_global_norm,
     plot_curves,
@@ -62,6 +64,7 @@ from nnshop.training import (
 CELLS = {"simple": nnshop.SimpleRNNCell, "gru": nnshop.GRUCell, "lstm": nnshop.LSTMCell}
 SOLVERS = {"sgd": S.Sgd, "adam": S.Adam}
 CURVE_STEPS = 50  # a point of the training curve is the mean of so many batches
+CHANGEABLE = ("epochs", "learning_rate", "max_norm")  # by --resume
 TEST_STEPS = 100  # the test runs one stream; how many steps at once changes the speed only
 
 
@@ -105,6 +108,8 @@ class Settings:
         ):
             if not getattr(self, name) > 0:
                 raise TrainingError(f"--{name.replace('_', '-')} must be positive; got {getattr(self, name)}.")
+        if self.max_steps < 0 or not 0 <= self.seed < 2**32:
+            raise TrainingError(f"--max-steps and --seed must be at least 0; got {self.max_steps} and {self.seed}.")
         if not 0 <= self.dropout < 1:
             raise TrainingError(f"--dropout is the share that is dropped, from 0 to below 1; got {self.dropout}.")
 
@@ -198,7 +203,7 @@ class Training:
         self.settings, self.corpus, self.data, self.folder = settings, corpus, data, folder
         size, batch = len(corpus.vocabulary), (settings.batch_size, settings.num_steps)
         self.streams = Streams(corpus.train, *batch)
-        Streams(corpus.valid, *batch)  # raises now, not after an epoch, where it is too short
+        self._check_valid(batch)
         self.total_steps = settings.epochs * len(self.streams)
         if settings.max_steps:
             self.total_steps = min(self.total_steps, settings.max_steps)
@@ -212,6 +217,13 @@ class Training:
         self.epoch_loss = 0.0  # nats per stream in this epoch
         self.curve_loss = 0.0  # and since the last point of the curve
         self.history: dict[str, list] = {"train": [], "valid": []}  # points [step, perplexity]
+
+    def _check_valid(self, batch: tuple[int, int]) -> None:
+        """Raises now, not after an epoch, where the validation part is too short."""
+        try:
+            Streams(self.corpus.valid, *batch)
+        except DataError as error:
+            raise DataError(f"the validation part: {error}") from error
 
     # What a checkpoint holds beside parameters, solver and random states.
     def progress(self) -> dict[str, Any]:
@@ -232,7 +244,7 @@ class Training:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         progress = checkpoint.progress
-        if progress["corpus"] != fingerprint(self.corpus):
+        if progress["corpus"]["sha256"] != fingerprint(self.corpus)["sha256"]:
             raise CheckpointError(f"{checkpoint.path}: was trained on another text, {progress['corpus']['name']}.")
         checkpoint.restore(self.solver)
         self.model.state.set(checkpoint.state)
@@ -281,10 +293,9 @@ class Training:
         self.model.losses.backward(clear_buffer=True)
         norm = clip_grad_by_global_norm(self.solver, self.settings.max_norm)
         if not np.isfinite([loss, norm]).all():
-            kept = f"{self.saved} holds the last good state" if self.saved else "nothing was saved before"
             raise TrainingError(
-                f"step {self.step + 1}: the loss is {loss}, the gradient's norm {norm}; {kept}. "
-                "Try a lower --learning-rate or --max-norm."
+                f"step {self.step + 1}: the loss is {loss}, the gradient's norm {norm}; {self.kept()}. "
+                "Go on by --resume with a lower --learning-rate or --max-norm."
             )
         self.solver.update()
         self.model.state.carry()
@@ -296,16 +307,22 @@ class Training:
             self.curve_loss = 0.0
         return loss
 
+    def kept(self) -> str:
+        return f"{self.saved} holds the last good state" if self.saved else "nothing was saved before"
+
     def end_epoch(self, speed: float) -> str:
         """Validates, keeps the best parameters, draws the curves; returns a line for the log."""
         batches = (self.step - 1) % len(self.streams) + 1
         train = float(np.exp(self.epoch_loss / (batches * self.settings.num_steps)))
         valid = self.validation.perplexity(self.corpus.valid)
         if not np.isfinite(valid):
-            raise TrainingError(f"step {self.step}: the validation perplexity is {valid}. Try a lower --learning-rate.")
+            raise TrainingError(f"step {self.step}: the validation perplexity is {valid}; {self.kept()}.")
         if all(valid < best for _, best in self.history["valid"]):
-            with atomic_write(self.folder / "best.h5") as path:
-                nn.save_parameters(str(path))
+            try:
+                with atomic_write(self.folder / "best.h5") as path:
+                    nn.save_parameters(str(path))
+            except OSError as error:
+                raise TrainingError(f"{self.folder}: best.h5 could not be saved: {error.strerror}; {self.kept()}.") from error
         self.add_point("valid", valid)
         self.draw()
         epoch = (self.step - 1) // len(self.streams) + 1
@@ -336,13 +353,15 @@ class Training:
 
 
 def fingerprint(corpus: Corpus) -> dict[str, Any]:
-    """What must agree for a training to go on with a corpus."""
-    sums = [int(np.dot(ids.astype(np.int64), np.arange(len(ids)) % 1009)) for ids in (corpus.train, corpus.valid)]
-    return {"name": corpus.name, "words": len(corpus.vocabulary), "checksums": sums}
+    """What must agree for a training to go on with a corpus: its words and its parts, wherever it lies."""
+    parts = (corpus.train, corpus.valid, corpus.test)
+    content = " ".join(corpus.vocabulary.words).encode() + b"".join(ids.tobytes() for ids in parts)
+    return {"name": corpus.name, "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def train(args: argparse.Namespace) -> int:
     folder = check_writable(args.output)
+    check_matplotlib()
     checkpoint, passed_over = Checkpoints(folder).load() if args.resume else (None, [])
     for line in passed_over:
         print(f"passed over: {line}")
@@ -354,6 +373,7 @@ def train(args: argparse.Namespace) -> int:
     settings = settings_of(args, checkpoint)
     corpus = load_corpus(data, settings.vocabulary_size)
     print(corpus)
+    nn.clear_parameters()
     training = Training(settings, corpus, data, folder)
     if checkpoint is not None:
         training.restore(checkpoint)
@@ -372,20 +392,20 @@ def train(args: argparse.Namespace) -> int:
 
 
 def settings_of(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Settings:
-    """The settings of a new training; or those that the checkpoint began with, where only the number of epochs may change."""
+    """The settings of a new training; or those of the checkpoint, of which only a few may change on the way."""
     given = {f.name: getattr(args, f.name) for f in fields(Settings) if getattr(args, f.name) is not None}
     if checkpoint is None:
         return replace(PRESETS[args.preset or "small"], **given)
     settings = Settings(**checkpoint.progress["settings"])
     if args.preset is not None:
         given = {**asdict(PRESETS[args.preset]), **given}
-    other = {name: value for name, value in given.items() if value != getattr(settings, name) and name != "epochs"}
+    other = {name: value for name, value in given.items() if value != getattr(settings, name) and name not in CHANGEABLE}
     if other:
         was = {name: getattr(settings, name) for name in other}
         raise CheckpointError(
             f"{checkpoint.path}: was trained with {was}, not {other}. Leave these options out, or choose another --output."
         )
-    return replace(settings, epochs=given.get("epochs", settings.epochs))
+    return replace(settings, **{name: value for name, value in given.items() if name in CHANGEABLE})
 
 
 # ------------------------------------------------------------------------------------------------- evaluate and generate
@@ -443,8 +463,9 @@ def generate_texts(
 
 def sample(logits: np.ndarray, temperature: float, rng: np.random.RandomState, forbidden: int) -> np.ndarray:
     """Draws one word for each row of logits `(B, V)`, never the forbidden one."""
-    scores = logits.astype(np.float64) / temperature
+    scores = logits.astype(np.float64)
     scores[:, forbidden] = -np.inf
+    scores = (scores - scores.max(axis=1, keepdims=True)) / max(temperature, 1e-6)  # colder is no different
     gumbel = -np.log(-np.log(rng.uniform(size=scores.shape)))
     return np.argmax(scores + gumbel, axis=1)
 
@@ -466,8 +487,8 @@ def evaluate(args: argparse.Namespace) -> int:
 
 
 def generate(args: argparse.Namespace) -> int:
-    if not args.temperature > 0 or args.words < 1 or args.samples < 1:
-        raise DataError("--temperature must be above 0, --words and --samples at least 1.")
+    if not args.temperature > 0 or args.words < 1 or args.samples < 1 or not 0 <= args.seed < 2**32:
+        raise DataError("--temperature must be above 0, --words and --samples at least 1, --seed at least 0.")
     settings, vocabulary, _ = load_model(args.output)
     prompt = args.prompt.split()
     if any(word not in vocabulary.ids for word in prompt):

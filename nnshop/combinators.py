@@ -112,7 +112,15 @@ def _as_cells(who: str, parts: tuple) -> tuple[AbstractCell, ...]:
     for part in parts:
         if not callable(part):
             raise TypeError(f"{who} takes cells and functions of a Variable; got {part!r}.")
-    return tuple(part if isinstance(part, AbstractCell) else lift(part) for part in parts)
+    cells = tuple(part if isinstance(part, AbstractCell) else lift(part) for part in parts)
+    unnamed = {str(position) for position, cell in enumerate(cells) if cell.name is None}
+    for cell in cells:
+        if cell.name == "" or cell.name in unnamed:
+            raise ValueError(
+                f"{who}: the name {cell.name!r} of {cell} is empty, or the scope of an unnamed part at that position; they "
+                "would share weights. Choose another name."
+            )
+    return cells
 
 
 def child_scopes(cells: tuple[AbstractCell, ...]) -> list[str]:
@@ -319,4 +327,6 @@ def residual(cell: AbstractCell) -> AbstractCell:
         >>> residual(nnshop.LSTMCell(8))
         Residual(LSTMCell(8))
     """
+    if not isinstance(cell, AbstractCell):
+        raise TypeError(f"residual takes a cell; got {cell!r}. Make one of a function by lift(function).")
     return Residual(cell)

@@ -59,14 +59,12 @@ def tree_like(tree: Tree, leaves: Iterable) -> Tree:
 
 
 def shapes(tree: Tree) -> Tree:
-    """Returns the tree of the shapes of a tree of Variables, for messages and comparisons."""
-    return (
-        None
-        if tree is None
-        else tuple(map(shapes, tree))
-        if isinstance(tree, tuple)
-        else getattr(tree, "shape", type(tree).__name__)
-    )
+    """Returns the tree of the shapes of a tree of Variables or StateSpecs; of any other leaf the name of its type."""
+    if isinstance(tree, tuple):
+        return tuple(map(shapes, tree))
+    if tree is None:
+        return None
+    return tree.shape if isinstance(tree, (nn.Variable, StateSpec)) else type(tree).__name__
 
 
 def zeros(shape: tuple[int, ...]) -> np.ndarray:
@@ -153,9 +151,9 @@ class AbstractCell(ABC):
             ValueError: The state, or what the step returned as state, has another structure, shape or batch size.
         """
         batch = batch_size_of(x, state)
-        check_state(f"{self} needs", self.state, state, batch)
+        check_state(self, "needs", state, batch)
         y, after = self.step(x, state)
-        check_state(f"{self} must return", self.state, after, batch)
+        check_state(self, "must return", after, batch)
         return y, after
 
     def initial_state(self, batch_size: int) -> Tree:
@@ -209,9 +207,19 @@ class Cell(AbstractCell):
     state: Tree = ()
     name: str | None = None
 
+    def __post_init__(self) -> None:
+        if not callable(self.function):
+            raise TypeError(f"Cell takes a function (x, state) -> (y, new_state); got {self.function!r}.")
+        for leaf in tree_leaves(self.state):
+            if not isinstance(leaf, StateSpec):
+                raise TypeError(f"the state of a Cell is StateSpec((units,)), or a tuple of them; got {leaf!r} in it.")
+
     def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
         with nn.parameter_scope(self.name or ""):
-            return self.function(x, state)
+            made = self.function(x, state)
+        if not isinstance(made, tuple) or len(made) != 2:
+            raise TypeError(f"{self}: the function must return (y, new_state); it returned {type(made).__name__}.")
+        return made
 
 
 def batch_size_of(*trees: Tree) -> int | None:
@@ -220,12 +228,12 @@ def batch_size_of(*trees: Tree) -> int | None:
     return sizes[0] if sizes else None
 
 
-def check_state(who: str, specs: Tree, state: Tree, batch: int | None) -> None:
-    """Raises ValueError, in which `who` begins the message, unless state has the specs' structure and this batch size."""
-    expected = tree_map(lambda spec: (batch, *spec.shape), specs)
+def check_state(cell: AbstractCell, verb: str, state: Tree, batch: int | None) -> None:
+    """Raises ValueError, "cell verb a state ...", unless state has the structure and shapes of the cell's, and this batch."""
+    expected = tree_map(lambda spec: (batch, *spec.shape), cell.state)
     if shapes(state) != expected:
         raise ValueError(
-            f"{who} a state of shapes {expected}; got {shapes(state)}. "
+            f"{cell} {verb} a state of shapes {expected}; got {shapes(state)}. "
             f"A state is nested tuples of Variables; cell.initial_state(batch_size) makes one."
         )
 

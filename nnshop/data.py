@@ -172,7 +172,7 @@ def _deal(blocks: Sequence[list[str]]) -> dict[str, list[str]]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file or folder.") from error
     except UnicodeDecodeError as error:
@@ -277,5 +277,6 @@ def _mix(corpus: Corpus, part: str, weight: np.ndarray) -> np.ndarray:
     wanted = ids[:-1] * size + ids[1:]
     where = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
     count = np.where(pairs[where] == wanted, counts[where], 0)
-    before = np.maximum(np.bincount(corpus.train[:-1], minlength=size)[ids[:-1]], 1)
-    return weight * (count / before) + (1 - weight) * _unigram(corpus)[ids[1:]]
+    before = np.bincount(corpus.train[:-1], minlength=size)[ids[:-1]]
+    weight = np.where(before > 0, weight, 0)  # after a word that train never goes on from, the unigram speaks alone
+    return weight * (count / np.maximum(before, 1)) + (1 - weight) * _unigram(corpus)[ids[1:]]

@@ -166,8 +166,12 @@ def sequence_loss(
         raise ValueError(f"sequence_loss needs targets of shape {steps} for logits {logits.shape}; got {targets.shape}.")
     if mask is not None and mask.shape != steps:
         raise ValueError(f"sequence_loss needs a mask of shape {steps} for logits {logits.shape}; got {mask.shape}.")
-    if mask is not None:  # NNabla reads beyond the logits where an id is too large, so padding is given one that is not
+    if mask is not None:
+        # What padding holds must not matter: NNabla reads beyond the logits where an id is too large, and a NaN among the
+        # logits would come back in the gradient.
+        mask = F.not_equal_scalar(mask, 0)
         targets = F.where(mask, reshape(targets, steps), F.constant(0, steps))
+        logits = F.where(mask, logits, F.constant(0, logits.shape))
     losses = reshape(F.softmax_cross_entropy(logits, reshape(targets, (*steps, 1)), axis=2), steps)
     if mask is not None:
         losses = F.where(mask, losses, F.constant(0, steps))

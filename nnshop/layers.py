@@ -12,6 +12,7 @@ import nnabla.functions as F
 from .cells import GRUCell, LSTMCell, SimpleRNNCell
 from .core import AbstractCell, Tree, output_shape, shapes, tree_leaves, tree_map
 from .execution import iterate, run
+from .execution.running import check_cell
 from .execution.ways import check_variables
 from .functions import reshape, swap_time
 
@@ -140,8 +141,10 @@ def _layer(
 
 def _check_sequence(who: str, x: nn.Variable) -> None:
     check_variables(x)
-    if x.ndim != 3:
-        hint = "Embed ids first, with PF.embed." if x.ndim == 2 else "Flatten each step first."
+    if not isinstance(x, nn.Variable):
+        raise TypeError(f"{who} takes one Variable (B, T, D); got {type(x).__name__}.")
+    if x.ndim != 3 or x.shape[2] == 0:
+        hint = {2: "Embed ids first, with PF.embed.", 3: "D must be at least 1."}.get(x.ndim, "Flatten each step first.")
         raise ValueError(f"{who} takes sequences of shape (B, T, D); got {x.shape}. {hint}")
 
 
@@ -206,6 +209,8 @@ def bidirectional(
         (4, 7, 16)
     """
     merge = _find_merge(merge_mode)
+    for part in (cell, cell if backward_cell is None else backward_cell):
+        check_cell(part)
     if backward_cell is None:
         backward_cell = cell
     elif merge_mode in MERGES and merge_mode != "concat":
@@ -293,8 +298,15 @@ class TimeDistributed:
     def __init__(self, function: Callable, fold: bool = True) -> None:
         if not callable(function):
             raise TypeError(f"TimeDistributed takes a function of one step; got {function!r}.")
+        if not isinstance(fold, bool):
+            raise TypeError(
+                f"fold is True or False; got {fold!r}. Arguments for the function go to the call, after the sequence."
+            )
         self.function, self.fold = function, fold
         update_wrapper(self, function)
+
+    def __reduce__(self) -> tuple:
+        return TimeDistributed, (self.function, self.fold)
 
     def __call__(self, x: nn.Variable, *arguments: Any, **options: Any) -> Any:
         arguments = (each(x), *arguments)
@@ -325,7 +337,7 @@ def _common_steps(sequences: tuple[nn.Variable, ...]) -> tuple[int, int]:
 
 
 def _check_rows(function: Callable, rows: int, y: Tree) -> None:
-    for leaf in tree_leaves(y):
+    for leaf in tree_leaves(y) or [None]:
         if not isinstance(leaf, nn.Variable) or leaf.ndim < 1 or leaf.shape[0] != rows:
             name = getattr(function, "__name__", repr(function))
             raise ValueError(

@@ -32,7 +32,7 @@ def no_new_parameters() -> Iterator[None]:
     """Turns a misspelt parameter scope into an error, where a graph must use weights that exist.
 
     Raises:
-        ValueError: At the end of the block, if parameters were made in it. They are removed again.
+        ValueError: At the end of the block, if parameters were made in it. They are removed again, after an exception too.
 
     Example:
         >>> x = nn.Variable((2, 3))
@@ -45,13 +45,15 @@ def no_new_parameters() -> Iterator[None]:
 outptu/affine/b (did you mean output/affine/b?). A graph on trained weights must name their scopes.
     """
     known = all_parameters()
-    yield
-    new = [name for name in all_parameters() if name not in known]
+    try:
+        yield
+    finally:
+        new = [name for name in all_parameters() if name not in known]
+        with nn.parameter_scope("", scope=nn.parameter.root_scope):
+            for name in new:
+                nn.parameter.pop_parameter(name)
     if not new:
         return
-    with nn.parameter_scope("", scope=nn.parameter.root_scope):
-        for name in new:
-            nn.parameter.pop_parameter(name)
     named = [name + _suggest(name, known) for name in new]
     raise ValueError(
         f"no_new_parameters: the block made {', '.join(named)}. A graph on trained weights must name their scopes."

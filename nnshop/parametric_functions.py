@@ -23,6 +23,16 @@ _H2H = ("h2h/W", "Weights from the last output, gates side by side", "(H, G * H)
 _B = ("b", "Biases, gates side by side", "(G * H,)", True)
 
 
+def _check_step(who: str, units: int, x: nn.Variable, **states: tuple[nn.Variable, int]) -> None:
+    """Raises ValueError unless units is positive, x is one step `(B, D)`, and each state is `(B, its width)`."""
+    if units < 1:
+        raise ValueError(f"{who} needs units >= 1; got {units}.")
+    check_input(who, x)
+    for name, (state, width) in states.items():
+        if state.shape != (x.shape[0], width):
+            raise ValueError(f"{who} needs {name} of shape {(x.shape[0], width)} for x {x.shape}; got {state.shape}.")
+
+
 def check_input(who: str, x: nn.Variable) -> None:
     """Raises ValueError, in which `who` begins the message, unless x is one step `(B, D)`."""
     if x.ndim != 2:
@@ -35,10 +45,17 @@ def check_input(who: str, x: nn.Variable) -> None:
 def _weight(name: str, shape: tuple[int, int], gates: int, init: Any, fix_parameters: bool, rng: Any) -> nn.Variable:
     if init is None:
         init = UniformInitializer(calc_uniform_lim_glorot(shape[0], shape[1] // gates), rng=rng)
+    _check_array(name, shape, init)
     return get_parameter_or_create(name, shape, init, True, not fix_parameters)
 
 
+def _check_array(name: str, shape: tuple[int, ...], init: Any) -> None:
+    if isinstance(init, np.ndarray) and init.shape != tuple(shape):
+        raise ValueError(f"the array for {name} must have the shape {tuple(shape)}; got {init.shape}.")
+
+
 def _bias(name: str, size: int, init: Any, fix_parameters: bool) -> nn.Variable:
+    _check_array(name, (size,), init)
     return get_parameter_or_create(name, (size,), ConstantInitializer(0) if init is None else init, True, not fix_parameters)
 
 
@@ -80,7 +97,7 @@ def simple_rnn_cell(
         >>> simple_rnn_cell(nn.Variable((4, 3)), nn.Variable((4, 8)), 8, name="a").shape
         (4, 8)
     """
-    check_input("simple_rnn_cell", x)
+    _check_step("simple_rnn_cell", units, x, h=(h, units))
     z = F.affine(
         x,
         _weight("x2h/W", (x.shape[1], units), 1, w_init, fix_parameters, rng),
@@ -161,7 +178,7 @@ def lstm_cell(
         >>> h.shape, c.shape
         ((4, 8), (4, 8))
     """
-    check_input("lstm_cell", x)
+    _check_step("lstm_cell", units, x, h=(h, projection_size or units), c=(c, units))
     if forget_bias and not with_bias:
         raise ValueError(f"forget_bias={forget_bias} needs biases; leave with_bias=True, or forget_bias=0.")
     act, gate = find_activation(activation), find_activation(recurrent_activation)
@@ -187,6 +204,7 @@ def lstm_cell(
 
 def _with_forget_bias(init: Any, units: int, forget_bias: float) -> Callable:
     def initialize(shape: tuple[int, ...]) -> np.ndarray:
+        _check_array("b", shape, init)
         start = np.zeros(shape) if init is None else init(shape) if callable(init) else init
         b = np.array(np.broadcast_to(start, shape), np.float32)
         b[units : 2 * units] += forget_bias
@@ -245,7 +263,7 @@ def gru_cell(
         >>> gru_cell(nn.Variable((4, 3)), nn.Variable((4, 8)), 8, name="a").shape
         (4, 8)
     """
-    check_input("gru_cell", x)
+    _check_step("gru_cell", units, x, h=(h, units))
     act, gate = find_activation(activation), find_activation(recurrent_activation)
     x2h = F.affine(
         x,

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
 import signal
+import tempfile
 import threading
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -24,7 +27,10 @@ from .parameters import all_parameters
 
 FORMAT = 1
 # What reading a damaged zip, npy or JSON raises, or a file that is none of them.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError)
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError),
+    *(RuntimeError, tokenize.TokenError),
+)
 
 
 class TrainingError(RuntimeError):
@@ -106,7 +112,7 @@ class CarriedState:
         Raises:
             ValueError: It has another structure or shapes than the cell's state.
         """
-        check_state(f"{self.cell} carries", self.cell.state, final, self.batch_size)
+        check_state(self.cell, "carries", final, self.batch_size)
         # NNabla frees and reuses buffers during forward and backward; without this, carry would copy what came after.
         for leaf in tree_leaves(final):
             leaf.persistent = True
@@ -117,21 +123,29 @@ class CarriedState:
     def carry(self) -> None:
         """Copies the final states into the initial ones; call it after a batch's forward (and backward).
 
-        A graph that has not run since `follow` or `reset` is left as it is.
-
         Raises:
-            ValueError: `follow` was not called.
+            ValueError: `follow` was not called; or a final state has not been computed since then or since `reset`, because
+                the graph has not run, or because what was forwarded does not depend on it.
         """
         if self.final is None and tree_leaves(self.initial):
             raise ValueError(
                 "CarriedState.carry needs the graph's final state: call follow(state) with what nnshop.run returns."
             )
         finals = [leaf.d for leaf in tree_leaves(self.final)]
-        if all(np.isnan(value).all() for value in finals):
-            return
+        missing = [value.shape for value in finals if np.isnan(value).all()]
+        if missing:
+            raise ValueError(
+                f"CarriedState.carry: final states of shapes {missing} have not been computed (or are NaN). Where the loss "
+                "does not depend on them, forward them with it: nn.forward_all([loss, *nnshop.tree_leaves(state.final)])."
+            )
         # A copy, never an alias: backward still needs the initial state while the final one is being written.
         for before, value in zip(tree_leaves(self.initial), finals):
             before.d = value.copy()
+
+    @property
+    def has_run(self) -> bool:
+        """Whether the graph has computed a final state since `follow` or `reset`."""
+        return any(not np.isnan(leaf.d).all() for leaf in tree_leaves(self.final))
 
     def reset(self) -> None:
         """Sets the initial states back to what the cell's initializers give."""
@@ -148,8 +162,12 @@ class CarriedState:
         return [leaf.d.copy() for leaf in tree_leaves(self.initial)]
 
     def set(self, values: list[np.ndarray]) -> None:
-        """Copies values in, in the order of `get`."""
-        for leaf, value in zip(tree_leaves(self.initial), values):
+        """Copies values in, in the order of `get`; ValueError where they are of other shapes."""
+        leaves = tree_leaves(self.initial)
+        if [value.shape for value in values] != [leaf.shape for leaf in leaves]:
+            expected, got = [leaf.shape for leaf in leaves], [value.shape for value in values]
+            raise ValueError(f"{self.cell} carries states of shapes {expected}; got {got}.")
+        for leaf, value in zip(leaves, values):
             leaf.d = value
 
 
@@ -193,9 +211,8 @@ def check_writable(folder: str | Path) -> Path:
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_write(folder / "writable.txt") as path:
-            path.write_text("")
-        (folder / "writable.txt").unlink()
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            file.write(b"writable")
     except OSError as error:
         raise TrainingError(f"{folder}: the output folder cannot be written: {error.strerror}. Choose another.") from error
     return folder
@@ -296,7 +313,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         states: dict[str, dict] = {name: {} for name in meta["solver"]["t"]}
         for name, array in arrays.items():
             if name.startswith("solver:"):
-                _, parameter, key = name.split(":")
+                parameter, key = name[len("solver:") :].rsplit(":", 1)
                 states[parameter][key] = array
         return Checkpoint(
             path,
@@ -344,6 +361,9 @@ class Checkpoints:
         except OSError as error:
             before = ", ".join(map(str, self.files())) or "none"
             raise TrainingError(f"{path}: could not be saved: {error.strerror}. Whole checkpoints: {before}.") from error
+        for other in self.files():
+            if other > path:  # damaged and passed over, or of a future that was given up
+                other.unlink()
         for old in self.files()[: -self.keep]:
             old.unlink()
         return path
@@ -398,6 +418,12 @@ class StopSignal:
         signal.signal(number, signal.SIG_DFL)
 
 
+def check_matplotlib() -> None:
+    """Raises TrainingError where pictures cannot be drawn, so that a training need not find out at its end."""
+    if importlib.util.find_spec("matplotlib") is None:
+        raise TrainingError("pictures need matplotlib: pip install 'nnshop[examples]'.")
+
+
 def plot_curves(
     path: str | Path,
     curves: Mapping[str, tuple[list[float], list[float]]],
@@ -416,11 +442,10 @@ def plot_curves(
     Raises:
         TrainingError: matplotlib is not installed.
     """
-    try:
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
-    except ModuleNotFoundError as error:
-        raise TrainingError("pictures need matplotlib: pip install 'nnshop[examples]'.") from error
+    check_matplotlib()
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     for label, (xs, ys) in curves.items():

@@ -110,6 +110,8 @@ def _unpack_weight(weight: np.ndarray) -> dict[str, np.ndarray]:
 
 def _pack_bias(kind: str, cell: Weights, gates: int) -> np.ndarray:
     units = cell["h2h/W"].shape[0]
+    if kind == "gru" and ("b" in cell) != ("h2h/b" in cell):
+        raise ValueError(f"a GRU with reset_after=True has both b and h2h/b; got {sorted(cell)}. F.gru has no reset before.")
     bias = np.asarray(cell.get("b", np.zeros(gates * units))).reshape(gates, units)
     if kind != "gru":
         return bias

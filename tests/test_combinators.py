@@ -120,3 +120,16 @@ def test_shapes_of_deep_wirings() -> None:
     x = nn.Variable((1, 3))
     assert output_shape(stack(residual(GRUCell(3)), lift(PF.affine, (2, 4))), x) == (2, 4)
     assert output_shape(residual(stack(LSTMCell(8, projection_size=3))), x) == (3,)
+
+
+def test_names_that_would_share_weights_by_accident_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"stack: the name '1' of GRUCell\(3, name='1'\) is empty, or the scope of an unnamed"):
+        stack(GRUCell(3, name="1"), GRUCell(3))
+    with pytest.raises(ValueError, match=r"stack: the name '' of GRUCell"):
+        stack(GRUCell(3, name=""), GRUCell(3, name=""))
+    stack(GRUCell(3, name="0"), GRUCell(3))  # no part is unnamed at position 0
+
+
+def test_residual_takes_a_cell() -> None:
+    with pytest.raises(TypeError, match=r"residual takes a cell; got 3"):
+        residual(3)

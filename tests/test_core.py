@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections import namedtuple
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError, dataclass
 from typing import Any
 
@@ -14,7 +15,23 @@ import numpy as np
 import pytest
 from nnabla.initializer import ConstantInitializer, NormalInitializer
 
-from nnshop import AbstractCell, Cell, GRUCell, LSTMCell, SimpleRNNCell, StateSpec, output_shape, tree_leaves, tree_map
+from nnshop import (
+    AbstractCell,
+    Cell,
+    GRUCell,
+    LSTMCell,
+    SimpleRNNCell,
+    StateSpec,
+    bidirectional,
+    gru_cell,
+    lstm,
+    lstm_cell,
+    no_new_parameters,
+    output_shape,
+    run,
+    tree_leaves,
+    tree_map,
+)
 from nnshop.core import batch_size_of, shapes
 
 Pair = namedtuple("Pair", "first second")
@@ -263,3 +280,53 @@ def test_output_shape_cleans_up_after_an_error() -> None:
     np.testing.assert_array_equal(nn.random.prng.get_state()[1], before)
     PF.affine(nn.Variable((2, 3)), 2)
     assert list(nn.get_parameters()) == ["affine/W", "affine/b"]
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: Cell(5), r"Cell takes a function \(x, state\) -> \(y, new_state\); got 5"),
+        (lambda: Cell(lambda x, s: (x, s), (64,)), r"is StateSpec\(\(units,\)\), or a tuple of them; got 64 in it"),
+        (lambda: Cell(lambda x, s: x)(nn.Variable((2, 3)), ()), r"must return \(y, new_state\); it returned Variable"),
+        (
+            lambda: run(LSTMCell, nn.Variable((2, 5, 3))),
+            r"a cell is what LSTMCell\(8\), stack\(...\) or lift\(function\) returns",
+        ),
+        (lambda: bidirectional(nn.Variable((2, 5, 3)), GRUCell(4), 8), r"a cell is what .* returns; got 8"),
+        (lambda: lstm((nn.Variable((2, 5, 3)),) * 2, 8), r"lstm takes one Variable \(B, T, D\); got tuple"),
+    ],
+)
+def test_what_is_no_cell_or_input_is_a_type_error(make: Callable, match: str) -> None:
+    with pytest.raises(TypeError, match=match):
+        make()
+    assert not nn.get_parameters()
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: run(GRUCell(8), nn.Variable((4, 5, 3)), np.zeros((4, 8))), r"needs a state of shapes \(4, 8\); got ndarray"),
+        (lambda: lstm(nn.Variable((4, 7, 0)), 8), r"D must be at least 1"),
+        (lambda: gru_cell(nn.Variable((4, 3)), nn.Variable((1, 8)), 8), r"gru_cell needs h of shape \(4, 8\).*got \(1, 8\)"),
+        (lambda: lstm_cell(nn.Variable((4, 3)), *[nn.Variable((4, 8))] * 2, 0), r"lstm_cell needs units >= 1; got 0"),
+        (lambda: lstm(nn.Variable((4, 7, 3)), 8, w_init=np.ones((3, 8))), r"array for x2h/W must have the shape \(3, 32\)"),
+        (
+            lambda: lstm(nn.Variable((4, 7, 3)), 8, b_init=np.ones(8), forget_bias=1.0),
+            r"array for b must have the shape \(32,\)",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named_with_its_shapes(make: Callable, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        make()
+
+
+def test_no_new_parameters_cleans_up_after_an_exception() -> None:
+    def fail() -> None:
+        with no_new_parameters():
+            PF.affine(nn.Variable((2, 3)), 4, name="typo")
+            raise RuntimeError("on the way")
+
+    with pytest.raises(RuntimeError, match="on the way"):
+        fail()
+    assert not nn.get_parameters()

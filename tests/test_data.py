@@ -132,3 +132,15 @@ def test_ngram_perplexities_by_hand() -> None:
     w = (int(np.argmax(valid)) + 1) / 100
     expected = (w + (1 - w) * unigram[a]) * (w * 2 / 3 + (1 - w) * unigram[b])
     assert bigram_perplexity(corpus) == pytest.approx(expected**-0.5)
+
+
+def test_after_a_word_that_train_never_goes_on_from_the_unigram_speaks() -> None:
+    train = "a b a b a a".split()
+    corpus = Corpus.build("hand", {"train": train, "valid": "a b a".split(), "test": ["z", "a"]}, 4)
+    assert bigram_perplexity(corpus) == pytest.approx(10 / 5)  # add one, over 4 words and 6 tokens
+
+
+def test_a_byte_order_mark_is_no_word(tmp_path: Path) -> None:
+    path = tmp_path / "book.txt"
+    path.write_text("".join(f"Line {i}.\n" for i in range(40)), encoding="utf-8-sig")
+    assert load_corpus(path).vocabulary.decode(load_corpus(path).train[:1]) == ["line"]

@@ -247,3 +247,26 @@ def test_mean_is_the_default_and_nlp_nnabla_has_another_name_for_it() -> None:
 def test_bad_losses_are_named(shapes: tuple, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sequence_loss(*map(nn.Variable, shapes), **options)
+
+
+@pytest.mark.parametrize("scale", [0.5, 2.0, 255.0, -1.0])
+def test_a_mask_counts_where_it_is_not_zero(scale: float) -> None:
+    logits = nn.Variable.from_numpy_array(np.random.RandomState(0).randn(2, 4, 5)).apply(need_grad=True)
+    targets = nn.Variable.from_numpy_array(np.zeros((2, 4)))
+    ones = np.array([[1, 1, 0, 0], [1, 0, 0, 0]])
+    losses = [sequence_loss(logits, targets, nn.Variable.from_numpy_array(m)) for m in (ones, scale * ones)]
+    assert value(losses[0]) == pytest.approx(float(value(losses[1])))
+
+
+def test_nan_among_the_logits_of_padding_matters_nowhere() -> None:
+    numbers = np.random.RandomState(0).randn(1, 3, 4)
+    numbers[0, 2] = np.nan
+    logits = nn.Variable.from_numpy_array(numbers).apply(need_grad=True)
+    mask = nn.Variable.from_numpy_array(np.array([[1, 1, 0]]))
+    loss = sequence_loss(logits, nn.Variable.from_numpy_array(np.zeros((1, 3))), mask)
+    logits.g = 0
+    loss.forward()
+    loss.backward()
+    assert np.isfinite(loss.d)
+    assert np.isfinite(logits.g).all()
+    assert (logits.g[0, 2] == 0).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import signal
@@ -196,6 +197,10 @@ def test_bad_input_is_named(
     assert "cannot be written: Not a directory" in error("train", "--data", text, "--output", text / "sub")
     assert "context must be one of" in error("evaluate", "--output", trained, "-c", "gpu")
     assert "device_id must be a whole number" in error("evaluate", "--output", trained, "-c", "cpu", "-d", "x")
+    assert "--max-steps and --seed must be at least 0" in error(
+        "train", "--data", text, "--seed", -1, "--output", tmp_path / "a"
+    )
+    assert "--seed at least 0" in error("generate", "--output", trained, "--seed", -1)
     assert "--cell is one of" in error("train", "--data", text, "--cell", "foo", "--output", tmp_path / "a")
 
 
@@ -259,3 +264,42 @@ def test_learning_rates_of_the_small_preset(example: Any, monkeypatch: pytest.Mo
         rates.append(training.learning_rate())
     assert rates == [1.0] * 4 + [0.5**k for k in range(1, 10)]
     assert nnshop.__version__
+
+
+def test_a_training_goes_on_where_its_text_moved_but_not_where_it_changed(
+    example: Any, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "text.txt"
+    source.write_text(text.read_text())
+    options = ["train", *TINY, "--output", tmp_path / "run", "--resume"]
+    assert run(example, *options, "--data", source, "--epochs", 1) == 0
+    moved = source.rename(tmp_path / "moved.txt")
+    assert run(example, *options, "--data", moved, "--epochs", 2) == 0
+    before = (tmp_path / "run" / "vocabulary.json").read_text()
+    for old, new in (("cat", "cau"), ("who saw the bird?\n", "")):
+        moved.write_text(text.read_text().replace(old, new))
+        assert "was trained on another text" in error_of(example, capsys, *options, "--data", moved, "--epochs", 3)
+    assert (tmp_path / "run" / "vocabulary.json").read_text() == before
+
+
+def test_the_learning_rate_may_change_on_resume(example: Any, text: Path, tmp_path: Path) -> None:
+    options = ["train", "--data", text, *TINY, "--output", tmp_path, "--resume"]
+    assert run(example, *options, "--epochs", 1) == 0
+    assert run(example, *options, "--epochs", 2, "--learning-rate", 0.25, "--max-norm", 2) == 0
+    progress = load_checkpoint(sorted(tmp_path.glob("checkpoint-*.npz"))[-1]).progress
+    assert (progress["settings"]["learning_rate"], progress["settings"]["max_norm"]) == (0.25, 2.0)
+
+
+def test_a_failed_best_or_a_missing_library_is_named(
+    example: Any, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: str) -> None:
+        raise OSError(28, "No space left on device")
+
+    options = ["train", "--data", text, *TINY, "--output", tmp_path]
+    with monkeypatch.context() as patch:
+        patch.setattr(example.nn, "save_parameters", full)
+        assert "best.h5 could not be saved: No space left on device; nothing was saved" in error_of(example, capsys, *options)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert "pictures need matplotlib" in error_of(example, capsys, *options)
+    assert not list(tmp_path.glob("checkpoint-*"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -498,3 +500,14 @@ def test_layers_and_cells_have_states_of_one_kind() -> None:
     nnshop.lstm(x, H, initial_state=state)
     run(LSTMCell(H), x, state)
     assert LSTMCell(H).state == (StateSpec((H,)), StateSpec((H,)))
+
+
+@pytest.mark.parametrize("fold", [True, False])
+def test_time_distributed_is_copied_and_pickled(fold: bool) -> None:
+    for again in (copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))):
+        layer = again(TimeDistributed(PF.affine, fold=fold))
+        assert (layer.function, layer.fold) == (PF.affine, fold)
+    with pytest.raises(TypeError, match=r"fold is True or False; got 10"):
+        TimeDistributed(PF.affine, 10)
+    with pytest.raises(ValueError, match="returned None"):
+        TimeDistributed(lambda x: None)(nn.Variable((2, 3, 4)))

@@ -235,3 +235,60 @@ def test_the_first_signal_sets_a_flag_and_the_second_would_end(number: int) -> N
 def test_curves_are_a_picture(tmp_path: Path) -> None:
     plot_curves(tmp_path / "c.png", {"train": ([1.0, 2.0], [300.0, 100.0])}, {"bigram": 73.1}, title="t")
     assert (tmp_path / "c.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_a_final_state_that_the_loss_does_not_need_must_be_forwarded_with_it() -> None:
+    def step(x: nn.Variable, state: Any) -> Any:
+        h = state[0] + x * state[1]
+        return h, (h, state[1] + 1)  # the last count is on nobody's way
+
+    cell = nnshop.Cell(step, (nnshop.StateSpec((1,)), nnshop.StateSpec((1,))))
+    state = CarriedState(cell, 1)
+    ys, final = nnshop.run(cell, nn.Variable.from_numpy_array(np.ones((1, 5, 1))), state.initial)
+    state.follow(final)
+    assert not state.has_run
+    loss = F.sum(ys**2)
+    loss.forward(clear_no_need_grad=True)
+    with pytest.raises(ValueError, match=r"final states of shapes \[\(1, 1\)\] have not been computed.*forward_all"):
+        state.carry()
+    losses = []
+    for _ in range(3):
+        nn.forward_all([loss, *nnshop.tree_leaves(final)], clear_no_need_grad=True)
+        losses.append(float(loss.d))
+        state.carry()
+    assert [v.item() for v in state.get()] == [105, 15]
+    assert losses == [146, 4771, 32771]
+
+
+def test_a_damaged_newer_checkpoint_does_not_outlive_the_good_ones(tmp_path: Path) -> None:
+    problem, checkpoints = Problem(), Checkpoints(tmp_path, keep=2)
+    for step in (100, 200):
+        checkpoints.save(step, problem.solver, {"step": step}, [])
+    checkpoints.files()[-1].write_bytes(b"half")
+    for step in (150, 160):
+        checkpoints.save(step, problem.solver, {"step": step}, [])
+    assert [p.name for p in checkpoints.files()] == ["checkpoint-00000150.npz", "checkpoint-00000160.npz"]
+
+
+def test_a_parameter_may_have_a_colon_in_its_name(tmp_path: Path) -> None:
+    solver = S.Adam()
+    loss = F.sum(PF.affine(nn.Variable((1, 2)), 3, name="layer:1"))
+    solver.set_parameters(nn.get_parameters())
+    loss.forward()
+    loss.backward()
+    solver.update()
+    save_checkpoint(tmp_path / "c.npz", solver, {}, [])
+    checkpoint = load_checkpoint(tmp_path / "c.npz")
+    assert set(checkpoint.solver["states"]["layer:1/affine/W"]) == {"mean", "var"}
+    checkpoint.restore(solver)
+
+
+def test_trying_a_folder_leaves_what_is_in_it(tmp_path: Path) -> None:
+    (tmp_path / "writable.txt").write_text("mine")
+    check_writable(tmp_path)
+    assert [(p.name, p.read_text()) for p in tmp_path.iterdir()] == [("writable.txt", "mine")]
+
+
+def test_values_of_another_shape_are_not_carried() -> None:
+    with pytest.raises(ValueError, match=r"GRUCell\(3\) carries states of shapes \[\(2, 3\)\]; got \[\(1, 3\)\]"):
+        CarriedState(nnshop.GRUCell(3), 2).set([np.zeros((1, 3))])

@@ -198,3 +198,11 @@ def test_weights_that_do_not_fit_are_named(kind: str, layers: list, message: str
 def test_fused_weights_that_do_not_fit_are_named(kind: str, fused: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         from_fused(kind, fused)
+
+
+def test_a_gru_with_reset_before_has_no_counterpart() -> None:
+    cell = {"x2h/W": np.zeros((3, 12)), "h2h/W": np.zeros((4, 12)), "b": np.ones(12)}
+    with pytest.raises(ValueError, match=r"reset_after=True has both b and h2h/b; got \['b', 'h2h/W', 'x2h/W'\]"):
+        to_fused("gru", [[cell]])
+    del cell["b"]
+    assert to_fused("gru", [[cell]])["bias"].shape == (1, 1, 4, 4)

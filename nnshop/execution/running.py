@@ -55,6 +55,7 @@ def run(
         ((4, 7, 8), (4, 8))
     """
     check_way(way)
+    check_cell(cell)
     length = sequence_length(xs, length, axis=1)
     batch = batch_size_of(xs, state)
     if batch is None or batch < 1:
@@ -66,12 +67,18 @@ def run(
         raise ValueError(f"all inputs must have one batch size; they have shapes {shapes(xs)}.")
     if state is None:
         state = cell.initial_state(batch)
-    check_state(f"{cell} needs", cell.state, state, batch)
+    check_state(cell, "needs", state, batch)
     mask = _find_mask(mask, lengths, batch, length)
     loop = partial(iterate, length=length, reverse=reverse, way=way)
     xs = tree_map(swap_time, xs)
     ys, state = loop(cell, xs, state) if mask is None else _masked(loop, cell, xs, state, swap_time(mask))
     return tree_map(swap_time, ys), state
+
+
+def check_cell(cell: Any) -> None:
+    """Raises TypeError unless this is a cell."""
+    if not isinstance(cell, AbstractCell):
+        raise TypeError(f"a cell is what LSTMCell(8), stack(...) or lift(function) returns; got {cell!r}.")
 
 
 def _find_mask(mask: nn.Variable | None, lengths: Any, batch: int, length: int) -> nn.Variable | None:

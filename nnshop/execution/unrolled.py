@@ -21,6 +21,8 @@ def iterate(step: Callable, xs: Tree, state: Tree, length: int, reverse: bool) -
                 f"a step must return a state of the shapes that it was given, {before}; it returned {shapes(state)}."
             )
         ys.append(y)
+        if shapes(y) != shapes(ys[0]):
+            raise ValueError(f"a step must return an output of the same shapes each time; {shapes(ys[0])}, then {shapes(y)}.")
     if reverse:
         ys.reverse()
     return tree_map(lambda *steps: F.stack(*steps, axis=0), *ys), state

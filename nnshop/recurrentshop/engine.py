@@ -325,7 +325,10 @@ class RecurrentLayer(Described):
     def carry(self) -> None:
         """With stateful: the next batch of each graph goes on from the final states of the last; call it after a batch."""
         self._check_stateful("carry")
-        for state in self._carried:
+        ran = [state for state in self._carried if state.has_run]
+        if not ran:
+            raise ValueError(f"{self.name}: carry comes after a batch; no graph of this layer has computed its final states.")
+        for state in ran:
             state.carry()
 
     def reset_states(self, values: Any = None, rows: Sequence[int] | None = None) -> None:
