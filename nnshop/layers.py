@@ -10,7 +10,7 @@ import nnabla as nn
 import nnabla.functions as F
 
 from .cells import GRUCell, LSTMCell, SimpleRNNCell
-from .core import AbstractCell, Tree, output_shape, shapes, tree_leaves, tree_map
+from .core import AbstractCell, Tree, batch_size_of, check_state, output_shape, shapes, tree_leaves, tree_map
 from .execution import iterate, run
 from .execution.running import check_cell
 from .execution.ways import check_variables
@@ -219,6 +219,9 @@ def bidirectional(
         initial_state = (None, None)
     if not isinstance(initial_state, tuple) or len(initial_state) != 2:
         raise ValueError("bidirectional needs initial_state=(forward state, backward state).")
+    for part, state in zip((cell, backward_cell), initial_state):
+        if state is not None:
+            check_state(part, "needs", state, batch_size_of(x))
     ys, states = [], []
     with nn.parameter_scope(name or ""):
         for scope, one, state, reverse in zip(("forward", "backward"), (cell, backward_cell), initial_state, (False, True)):

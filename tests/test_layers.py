@@ -511,3 +511,10 @@ def test_time_distributed_is_copied_and_pickled(fold: bool) -> None:
         TimeDistributed(PF.affine, 10)
     with pytest.raises(ValueError, match="returned None"):
         TimeDistributed(lambda x: None)(nn.Variable((2, 3, 4)))
+
+
+def test_bidirectional_checks_both_states_before_it_makes_a_parameter() -> None:
+    cell = GRUCell(3)
+    with pytest.raises(ValueError, match=r"GRUCell\(3\) needs a state of shapes \(2, 3\); got \(2, 4\)"):
+        bidirectional(nn.Variable((2, 5, 3)), cell, initial_state=(cell.initial_state(2), nn.Variable((2, 4))))
+    assert not nn.get_parameters()
