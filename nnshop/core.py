@@ -241,6 +241,8 @@ def check_state(cell: AbstractCell, verb: str, state: Tree, batch: int | None) -
 def output_shape(cell: AbstractCell, x: Tree) -> Tree:
     """Tells the shape of a cell's output without the batch axis, by one discarded step at batch size 1.
 
+    NNabla's random numbers are as before; an `rng` that a cell holds is drawn from.
+
     Args:
         cell: Any cell.
         x: A tree of Variables `(B, ...)`, one step's input; only their shapes are used.
