@@ -15,6 +15,7 @@ from .execution import iterate, run
 from .execution.running import check_cell
 from .execution.ways import check_variables
 from .functions import reshape, swap_time
+from .parameters import clean_after_error
 
 
 def lstm(
@@ -162,6 +163,7 @@ MERGES: dict[str, Callable[[nn.Variable, nn.Variable], nn.Variable]] = {
 }
 
 
+@clean_after_error()
 def bidirectional(
     x: Tree,
     cell: AbstractCell,
@@ -311,6 +313,7 @@ class TimeDistributed:
     def __reduce__(self) -> tuple:
         return TimeDistributed, (self.function, self.fold)
 
+    @clean_after_error()
     def __call__(self, x: nn.Variable, *arguments: Any, **options: Any) -> Any:
         arguments = (each(x), *arguments)
         marked = [v for v in (*arguments, *options.values()) if isinstance(v, each)]

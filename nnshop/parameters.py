@@ -48,16 +48,33 @@ outptu/affine/b (did you mean output/affine/b?). A graph on trained weights must
     try:
         yield
     finally:
-        new = [name for name in all_parameters() if name not in known]
-        with nn.parameter_scope("", scope=nn.parameter.root_scope):
-            for name in new:
-                nn.parameter.pop_parameter(name)
+        new = _remove_all_but(known)
     if not new:
         return
     named = [name + _suggest(name, known) for name in new]
     raise ValueError(
         f"no_new_parameters: the block made {', '.join(named)}. A graph on trained weights must name their scopes."
     )
+
+
+@contextmanager
+def clean_after_error() -> Iterator[None]:
+    """Removes the parameters that a call made before it found a mistake; also a decorator."""
+    known = all_parameters()
+    try:
+        yield
+    except BaseException:
+        _remove_all_but(known)
+        raise
+
+
+def _remove_all_but(known: dict[str, nn.Variable]) -> list[str]:
+    """Removes the parameters that are not among these, and returns their names."""
+    new = [name for name in all_parameters() if name not in known]
+    with nn.parameter_scope("", scope=nn.parameter.root_scope):
+        for name in new:
+            nn.parameter.pop_parameter(name)
+    return new
 
 
 def _suggest(name: str, known: dict[str, nn.Variable]) -> str:

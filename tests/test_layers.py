@@ -16,7 +16,19 @@ import reference
 from measuring import assert_same, constant, measure, randomize, weights
 
 import nnshop
-from nnshop import GRUCell, LSTMCell, SimpleRNNCell, StateSpec, TimeDistributed, bidirectional, each, run, stack, tree_map
+from nnshop import (
+    GRUCell,
+    LSTMCell,
+    SimpleRNNCell,
+    StateSpec,
+    TimeDistributed,
+    bidirectional,
+    each,
+    residual,
+    run,
+    stack,
+    tree_map,
+)
 
 B, T, D, H = 3, 5, 2, 4
 LENGTHS = [5, 2, 0]
@@ -518,3 +530,27 @@ def test_bidirectional_checks_both_states_before_it_makes_a_parameter() -> None:
     with pytest.raises(ValueError, match=r"GRUCell\(3\) needs a state of shapes \(2, 3\); got \(2, 4\)"):
         bidirectional(nn.Variable((2, 5, 3)), cell, initial_state=(cell.initial_state(2), nn.Variable((2, 4))))
     assert not nn.get_parameters()
+
+
+def four_rows(x: nn.Variable) -> nn.Variable:
+    return F.reshape(PF.affine(x, 4), (-1, 2))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: run(stack(GRUCell(8), residual(GRUCell(4))), x),
+        lambda x: TimeDistributed(four_rows)(x),
+        lambda x: TimeDistributed(four_rows, fold=False)(x),
+        lambda x: bidirectional(x, residual(GRUCell(4))),
+    ],
+    ids=["residual", "fold", "no fold", "bidirectional"],
+)
+def test_a_mistake_that_only_a_step_shows_leaves_no_parameter(make: Callable) -> None:
+    x = nn.Variable((2, 5, 3))
+    kept = PF.affine(nn.Variable((1, 2)), 3, name="kept")
+    assert kept.shape == (1, 3)
+    before = sorted(nn.get_parameters())
+    with pytest.raises(ValueError, match="needs"):
+        make(x)
+    assert sorted(nn.get_parameters()) == before

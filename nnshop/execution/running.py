@@ -10,9 +10,11 @@ import nnabla.functions as F
 
 from ..core import AbstractCell, Tree, batch_size_of, check_state, shapes, tree_leaves, tree_map
 from ..functions import length_mask, swap_time, where
+from ..parameters import clean_after_error
 from .ways import check_variables, check_way, iterate, sequence_length
 
 
+@clean_after_error()
 def run(
     cell: AbstractCell,
     xs: Tree,

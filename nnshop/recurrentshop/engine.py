@@ -18,7 +18,7 @@ from ..execution import run
 from ..execution.ways import check_variables
 from ..functions import activation as find_activation
 from ..functions import reshape, shift
-from ..parameters import current_path
+from ..parameters import clean_after_error, current_path
 from ..training import CarriedState
 from .config import TABLE, Described, decode, encode
 from .graph import WiredStep, without_dropout
@@ -174,6 +174,7 @@ class RecurrentLayer(Described):
 
     # ----------------------------------------------------------------------------------------------------------------- call
 
+    @clean_after_error()
     def __call__(
         self,
         x: Tree,
