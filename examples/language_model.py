@@ -21,6 +21,7 @@ import re
 import sys
 import time
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Callable
 
@@ -341,15 +342,19 @@ class Training:
         self.history[key].append([self.step, float(value)])
         self.series[key].add(self.step, value)
 
-    def draw(self) -> None:
-        levels = {
+    @cached_property
+    def levels(self) -> dict[str, float]:
+        """What simple models reach, to compare the curves with."""
+        return {
             "unigram (valid)": unigram_perplexity(self.corpus, "valid"),
             "bigram (valid)": bigram_perplexity(self.corpus, "valid"),
         }
+
+    def draw(self) -> None:
         curves = {key: ([x for x, _ in points], [y for _, y in points]) for key, points in self.history.items() if points}
         s = self.settings
         title = f"{s.layers} x {s.units} {s.cell} on {self.corpus.name}"
-        plot_curves(self.folder / "curves.png", curves, levels, title=title)
+        plot_curves(self.folder / "curves.png", curves, self.levels, title=title)
 
 
 def fingerprint(corpus: Corpus) -> dict[str, Any]:

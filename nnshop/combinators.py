@@ -26,6 +26,9 @@ class Wrapper(AbstractCell):
     def name(self) -> str | None:
         return self.cell.name
 
+    def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
+        return self.cell(x, state)
+
 
 @dataclass(frozen=True, repr=False)
 class Lifted(AbstractCell):

@@ -134,7 +134,7 @@ def _layer(
     with nn.parameter_scope(f"{name}/{scope}" if name else scope):
         ys, state = run(cell, x, initial_state, mask=mask, lengths=lengths, reverse=go_backwards, way=way)
     if not return_sequences:
-        y = _last(ys, go_backwards)
+        y = last_output(ys, go_backwards)
     else:
         y = F.flip(ys, axes=[1]) if go_backwards else ys
     return (y, state) if return_state else y
@@ -149,7 +149,7 @@ def _check_sequence(who: str, x: nn.Variable) -> None:
         raise ValueError(f"{who} takes sequences of shape (B, T, D); got {x.shape}. {hint}")
 
 
-def _last(ys: Tree, reverse: bool) -> Tree:
+def last_output(ys: Tree, reverse: bool = False) -> Tree:
     """The output that was computed last: that of step 0 where the run was backwards."""
     step = slice(0, 1) if reverse else slice(-1, None)
     return tree_map(lambda y: reshape(y[:, step], (y.shape[0], *y.shape[2:])), ys)
@@ -211,25 +211,24 @@ def bidirectional(
         (4, 7, 16)
     """
     merge = _find_merge(merge_mode)
-    for part in (cell, cell if backward_cell is None else backward_cell):
+    cells = (cell, cell if backward_cell is None else backward_cell)
+    for part in cells:
         check_cell(part)
-    if backward_cell is None:
-        backward_cell = cell
-    elif merge_mode in MERGES and merge_mode != "concat":
-        _check_widths(merge_mode, x, cell, backward_cell)
+    if backward_cell is not None and merge_mode in MERGES and merge_mode != "concat":
+        _check_widths(merge_mode, x, *cells)
     if initial_state is None:
         initial_state = (None, None)
     if not isinstance(initial_state, tuple) or len(initial_state) != 2:
         raise ValueError("bidirectional needs initial_state=(forward state, backward state).")
-    for part, state in zip((cell, backward_cell), initial_state):
+    for part, state in zip(cells, initial_state):
         if state is not None:
             check_state(part, "needs", state, batch_size_of(x))
     ys, states = [], []
     with nn.parameter_scope(name or ""):
-        for scope, one, state, reverse in zip(("forward", "backward"), (cell, backward_cell), initial_state, (False, True)):
+        for scope, one, state, reverse in zip(("forward", "backward"), cells, initial_state, (False, True)):
             with nn.parameter_scope(scope):
                 y, after = run(one, x, state, mask=mask, lengths=lengths, reverse=reverse, way=way)
-            ys.append(y if return_sequences else _last(y, reverse))
+            ys.append(y if return_sequences else last_output(y, reverse))
             states.append(after)
     y = merge(*ys)
     return (y, tuple(states)) if return_state else y

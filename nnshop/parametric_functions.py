@@ -189,7 +189,7 @@ def lstm_cell(
         _optional_bias(with_bias, 4 * units, b_init, fix_parameters),
     )
     z = z + F.affine(h, _weight("h2h/W", (projection_size or units, 4 * units), 4, recurrent_w_init, fix_parameters, rng))
-    i, f, g, o = F.split(reshape(z, (z.shape[0], 4, units)), axis=1)  # (B, H) each
+    i, f, g, o = split_gates(z, units)  # (B, H) each
     if peephole:
         p_i, p_f, p_o = F.split(_weight("peephole/W", (3, units), 1, None, fix_parameters, rng), axis=0)  # (H,) each
         i, f = i + c * reshape(p_i, (1, units)), f + c * reshape(p_f, (1, units))
@@ -273,19 +273,20 @@ def gru_cell(
     weight = _weight("h2h/W", (units, 3 * units), 3, recurrent_w_init, fix_parameters, rng)
     if reset_after:
         h2h = F.affine(h, weight)
-        r, z = _split_gates(gate(x2h[:, : 2 * units] + h2h[:, : 2 * units]), units)
+        r, z = split_gates(gate(x2h[:, : 2 * units] + h2h[:, : 2 * units]), units)
         h_n = h2h[:, 2 * units :]
         if with_bias:
             h_n = h_n + reshape(_bias("h2h/b", units, None, fix_parameters), (1, units))
         n = act(x2h[:, 2 * units :] + r * h_n)
     else:
-        r, z = _split_gates(gate(x2h[:, : 2 * units] + F.affine(h, weight[:, : 2 * units])), units)
+        r, z = split_gates(gate(x2h[:, : 2 * units] + F.affine(h, weight[:, : 2 * units])), units)
         n = act(x2h[:, 2 * units :] + F.affine(r * h, weight[:, 2 * units :]))
     return n + z * (h - n)
 
 
-def _split_gates(gates: nn.Variable, units: int) -> list[nn.Variable]:
-    return F.split(reshape(gates, (gates.shape[0], -1, units)), axis=1)  # (B, H) each
+def split_gates(gates: nn.Variable, units: int) -> list[nn.Variable]:
+    """Takes gates that stand side by side, `(B, G * H)`, apart: G times `(B, H)`."""
+    return F.split(reshape(gates, (gates.shape[0], -1, units)), axis=1)
 
 
 for _function in (simple_rnn_cell, lstm_cell, gru_cell):

@@ -41,6 +41,19 @@ def constant(array: np.ndarray | list) -> nn.Variable:
     return nn.Variable.from_numpy_array(np.asarray(array))
 
 
+def variable(*shape: int, seed: int = 0) -> nn.Variable:
+    """A Variable of fixed random numbers that gets a gradient."""
+    v = nn.Variable(shape, need_grad=True)
+    v.d = np.random.RandomState(seed).randn(*shape)
+    return v
+
+
+def values(*variables: nn.Variable) -> list[np.ndarray]:
+    """What Variables are, computed in one forward."""
+    nn.forward_all(variables)
+    return [v.d.copy() for v in variables]
+
+
 def randomize(seed: int = 3, scale: float = 0.5) -> None:
     """Gives every parameter random values, biases too."""
     rng = np.random.RandomState(seed)

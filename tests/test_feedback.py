@@ -11,21 +11,11 @@ import nnabla.parametric_functions as PF
 import numpy as np
 import pytest
 import reference
+from measuring import values, variable
 
 from nnshop import GRUCell, LSTMCell, SimpleRNNCell, lift, output_shape, readout, run, shift, stack, sync, teacher_forced
 
 B, T, D = 2, 5, 3
-
-
-def variable(*shape: int, seed: int = 0) -> nn.Variable:
-    v = nn.Variable(shape, need_grad=True)
-    v.d = np.random.RandomState(seed).randn(*shape)
-    return v
-
-
-def values(*variables: nn.Variable) -> list[np.ndarray]:
-    nn.forward_all(variables)
-    return [v.d.copy() for v in variables]
 
 
 def weights() -> dict[str, np.ndarray]:

@@ -12,12 +12,13 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
-from ..combinators import Readout, Stack, Sync, Wrapper, lift, readout, stack, sync, teacher_forced
+from ..combinators import MERGES, Readout, Stack, Sync, Wrapper, lift, readout, stack, sync, teacher_forced
 from ..core import AbstractCell, Cell, StateSpec, Tree, output_shape, shapes, tree_leaves, tree_like, tree_map
 from ..execution import run
 from ..execution.ways import check_variables
 from ..functions import activation as find_activation
-from ..functions import reshape, shift
+from ..functions import shift
+from ..layers import last_output
 from ..parameters import clean_after_error, current_path
 from ..training import CarriedState
 from .config import TABLE, Described, decode, encode
@@ -26,7 +27,7 @@ from .initializers import find_initializer
 from .names import new_name
 
 READOUTS = {True: "add", "multiply": "mul", "average": "avg", "maximum": "max"}
-READOUTS.update({word: word for word in ("add", "mul", "avg", "max", "readout_only")})
+READOUTS.update({word: word for word in MERGES})
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,9 +92,6 @@ class Initialized(Wrapper):
         rest = (None,) * (len(specs) - len(self.initializers))
         inits = [_of_shape("zeros" if init is None else init) for init in (*self.initializers, *rest)]
         return tree_like(self.cell.state, [StateSpec(spec.shape, init) for spec, init in zip(specs, inits)])
-
-    def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
-        return self.cell(x, state)
 
 
 def _of_shape(initializer: Any) -> Callable:
@@ -221,7 +219,7 @@ class RecurrentLayer(Described):
             carried.follow(final)
             self._carried.append(carried)
         inner = final[0] if feeds else final
-        y = ys if self.return_sequences else tree_map(lambda v: reshape(v[:, -1:], (v.shape[0], *v.shape[2:])), ys)
+        y = ys if self.return_sequences else last_output(ys)
         return [y, *tree_leaves(inner)] if self.return_states else y
 
     def _check_input(self, x: Tree) -> None:
@@ -343,16 +341,18 @@ class RecurrentLayer(Described):
             ValueError: The layer is not stateful, has not been called, or the values do not fit.
         """
         self._check_stateful("reset_states")
+        chosen = slice(None) if rows is None else list(rows)
         for state in self._carried:
-            before = state.get()
-            state.reset()
-            after = state.get() if values is None else self._fill(before, values)
-            chosen = slice(None) if rows is None else list(rows)
             if rows is not None and not all(0 <= row < state.batch_size for row in rows):
                 raise ValueError(f"{self.name}: rows must be from 0 to {state.batch_size - 1}; got {list(rows)}.")
-            for old, new in zip(before, after):
+        # All that can be wrong is found before the first state is changed.
+        filled = [None if values is None else self._fill(state.get(), values) for state in self._carried]
+        for state, given in zip(self._carried, filled):
+            states = state.get()
+            state.reset()
+            for old, new in zip(states, state.get() if given is None else given):
                 old[chosen] = new[chosen]
-            state.set(before)
+            state.set(states)
 
     def _fill(self, states: list[np.ndarray], values: Any) -> list[np.ndarray]:
         listed = list(values) if isinstance(values, (list, tuple)) else [values] * len(states)

@@ -14,7 +14,7 @@ import nnabla.functions as F
 import numpy as np
 from nnabla.parameter import get_parameter_or_create
 
-from ..functions import reshape
+from ..parametric_functions import split_gates
 
 Activation = Callable[[nn.Variable], nn.Variable]
 
@@ -37,11 +37,6 @@ def linear(x: nn.Variable, name: str, size: int, w_init: Any, bias: str | None, 
     """Computes `x W (+ b)`; W is the parameter `name/W (D, size)`, b the one that `bias` names."""
     weight = get_parameter_or_create(f"{name}/W", (x.shape[1], size), w_init)
     return F.affine(x, weight, get_parameter_or_create(bias, (size,), b_init) if bias else None)
-
-
-def split_gates(z: nn.Variable, units: int) -> list[nn.Variable]:
-    """Takes gates `(B, G * H)` apart, `(B, H)` each."""
-    return F.split(reshape(z, (z.shape[0], -1, units)), axis=1)
 
 
 def simple_rnn_cell(

@@ -10,7 +10,7 @@ import nnabla.functions as F
 import numpy as np
 
 from ..combinators import Wrapper
-from ..core import AbstractCell, Tree
+from ..core import AbstractCell
 from ..parameters import all_parameters
 from .cells import RNNCell
 from .config import TABLE
@@ -76,9 +76,6 @@ class Penalized(Wrapper):
     cell: AbstractCell
     regularizers: tuple[tuple[str, Regularizer], ...] = ()
     constraints: tuple[tuple[str, Constraint], ...] = ()
-
-    def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
-        return self.cell(x, state)
 
 
 def penalized(cell: AbstractCell, regularizers: dict | None = None, constraints: dict | None = None) -> AbstractCell:

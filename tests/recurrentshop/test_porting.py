@@ -11,6 +11,7 @@ import nnabla.functions as F
 import nnabla.parametric_functions as PF
 import numpy as np
 import pytest
+from measuring import values, variable
 from nnabla.initializer import ConstantInitializer
 from nnabla.parameter import get_parameter_or_create
 
@@ -20,17 +21,6 @@ from nnshop.parameters import all_parameters
 from nnshop.recurrentshop.weights import places
 
 B, T, D = 2, 5, 3
-
-
-def variable(*shape: int, seed: int = 0) -> nn.Variable:
-    v = nn.Variable(shape, need_grad=True)
-    v.d = np.random.RandomState(seed).randn(*shape)
-    return v
-
-
-def values(*variables: nn.Variable) -> list[np.ndarray]:
-    nn.forward_all(variables)
-    return [v.d.copy() for v in variables]
 
 
 def sequential(*parts: Any, **options: Any) -> rs.RecurrentSequential:

@@ -266,10 +266,13 @@ def test_misuse_is_named() -> None:
         with pytest.raises((ValueError, TypeError), match=match):
             rnn(wrong)
     rnn(nn.Variable((2, 5, 3)))
+    rnn.reset_states(7.0)
     with pytest.raises(ValueError, match=r"rows must be from 0 to 1; got \[2\]"):
         rnn.reset_states(rows=[2])
     with pytest.raises(ValueError, match=r"reset_states takes values of \[\(2, 4\)\]"):
         rnn.reset_states([np.zeros(3)])
+    rnn.reset_states(0.0, rows=[1])  # what was wrong has changed nothing
+    assert rnn._carried[0].get()[0][:, 0].tolist() == [7, 0]
     assert repr(rnn) == "RecurrentSequential('rnn')"
     inner = RecurrentSequential(name="inner")
     inner.add(GRUCell(4))
