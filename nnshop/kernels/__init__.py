@@ -1,0 +1,3 @@
+"""Whole-sequence functions for the CPU, compiled by numba, and what they stand on."""
+
+from __future__ import annotations

@@ -1,0 +1,50 @@
+"""The base of every function that nnshop computes itself, in Python, on the arrays of Variables."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import nnabla as nn
+import numpy as np
+from nnabla.function import PythonFunction
+
+
+class ArrayFunction(PythonFunction):
+    """A function of NNabla whose subclass defines `setup_impl`, `forward_impl` and `backward_impl`.
+
+    Its gradient needs the data of all inputs and of no output; a subclass that needs less, or more, says so.
+    """
+
+    @property
+    def name(self) -> str:
+        return type(self).__name__
+
+    def min_outputs(self) -> int:
+        return 1
+
+    def grad_depends_output_data(self, i: int, o: int) -> bool:
+        return False
+
+    def grad_depends_input_data(self, i: int, j: int) -> bool:
+        return True
+
+
+def array_of(x: nn.Variable) -> np.ndarray:
+    """A Variable's data as a float32 array, to be read."""
+    array = x.data.data
+    return array if array.dtype == np.float32 else array.astype(np.float32)
+
+
+def gradient_of(x: nn.Variable) -> np.ndarray:
+    """The gradient that has arrived at a Variable, as a float32 array, to be read."""
+    array = x.grad.data
+    return array if array.dtype == np.float32 else array.astype(np.float32)
+
+
+def give_gradient(x: nn.Variable, gradient: Any, accumulate: bool) -> None:
+    """Writes a gradient to a Variable, or adds it to the one that is there."""
+    if accumulate:
+        present = x.grad.data
+        present += gradient
+    else:
+        x.grad.cast(np.float32)[...] = gradient
