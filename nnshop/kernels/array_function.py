@@ -41,10 +41,15 @@ def gradient_of(x: nn.Variable) -> np.ndarray:
     return array if array.dtype == np.float32 else array.astype(np.float32)
 
 
+def gradient_to_write(x: nn.Variable, accumulate: bool) -> np.ndarray:
+    """The array of a Variable's gradient: to add to it, or else to overwrite what it holds, which may be anything."""
+    return x.grad.data if accumulate else x.grad.cast(np.float32)
+
+
 def give_gradient(x: nn.Variable, gradient: Any, accumulate: bool) -> None:
     """Writes a gradient to a Variable, or adds it to the one that is there."""
     if accumulate:
-        present = x.grad.data
+        present = gradient_to_write(x, True)
         present += gradient
     else:
-        x.grad.cast(np.float32)[...] = gradient
+        gradient_to_write(x, False)[...] = gradient
