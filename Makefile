@@ -15,10 +15,10 @@ lint: .venv/.dev
 	$(PYTHON) -m mypy
 
 .venv/.examples: setup.py .ci/venv
-	.ci/venv examples
+	.ci/venv fast,examples
 
 .venv/.dev: setup.py .ci/venv
-	.ci/venv examples,dev
+	.ci/venv fast,examples,dev
 
 clean:
 	rm -rf .venv build dist nnshop.egg-info

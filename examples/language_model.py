@@ -21,7 +21,7 @@ import re
 import sys
 import time
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Callable
 
@@ -32,6 +32,7 @@ import nnabla.solvers as S
 import numpy as np
 from nnabla.initializer import UniformInitializer
 from nnabla.monitor import Monitor, MonitorSeries
+from nnabla.parameter import get_parameter_or_create
 from tqdm import tqdm
 
 import nnshop
@@ -48,6 +49,7 @@ from nnshop.data import (
     tokenize,
     unigram_perplexity,
 )
+from nnshop.functions import linear_cross_entropy
 from nnshop.training import (
     CarriedState,
     Checkpoint,
@@ -147,14 +149,12 @@ class LanguageModel:
         init = UniformInitializer((-settings.init_scale, settings.init_scale), rng=rng)
         units = settings.units
 
-        def drop(h: nn.Variable) -> nn.Variable:
-            return F.dropout(h, settings.dropout) if training and settings.dropout else h
-
+        dropout = [nnshop.lift(F.dropout, settings.dropout)] if training and settings.dropout else []
         make = CELLS[settings.cell]
         layers = [
             make(units, w_init=init, recurrent_w_init=init, b_init=init, name=f"layer{i}") for i in range(settings.layers)
         ]
-        cell = nnshop.stack(*[part for layer in layers for part in (drop, layer)])  # dropout before each layer
+        cell = nnshop.stack(*[part for layer in layers for part in (*dropout, layer)], *dropout)  # also before the output
         self.words = nn.Variable((batch_size, num_steps))
         self.targets = nn.Variable((batch_size, num_steps))
         self.mask = nn.Variable((batch_size, num_steps))
@@ -163,17 +163,21 @@ class LanguageModel:
         h = PF.embed(self.words, size, units, initializer=init, name="embedding")  # (B, T, H)
         h, final = nnshop.run(cell, h, self.state.initial)
         self.state.follow(final)
-        self.logits = self._output(drop(h), size, settings.tied, init)  # (B, T, V)
-        self.losses = nnshop.sequence_loss(self.logits, self.targets, reduction="batch_mean")
-        self.masked_sum = nnshop.sequence_loss(self.logits, self.targets, self.mask, reduction="sum")
+        weight, bias, tied = self._output_weights(size, settings, init)
+        # NNabla computes what is asked for: the logits where it generates, else a loss, which needs no logits.
+        self.logits = F.affine(h, F.transpose(weight, (1, 0)) if tied else weight, bias, base_axis=2)  # (B, T, V)
+        loss = partial(linear_cross_entropy, h, weight, bias, self.targets, transpose=tied)
+        self.losses = loss(reduction="batch_mean")
+        self.masked_sum = loss(weights=self.mask, reduction="sum")
 
     @staticmethod
-    def _output(h: nn.Variable, size: int, tied: bool, init: UniformInitializer) -> nn.Variable:
-        if not tied:
-            return PF.affine(h, size, base_axis=2, w_init=init, b_init=init, name="output")
-        weight = nn.get_parameters()["embedding/embed/W"]  # (V, H)
-        bias = nn.parameter.get_parameter_or_create("output/b", (size,), init)
-        return F.affine(h, F.transpose(weight, (1, 0)), bias, base_axis=2)
+    def _output_weights(size: int, settings: Settings, init: UniformInitializer) -> tuple[nn.Variable, nn.Variable, bool]:
+        """The weight (H, V), or the embedding's (V, H), the bias, and which weight it is."""
+        if settings.tied:
+            weight = nn.get_parameters()["embedding/embed/W"]
+            return weight, get_parameter_or_create("output/b", (size,), init), True
+        weight = get_parameter_or_create("output/affine/W", (settings.units, size), init)
+        return weight, get_parameter_or_create("output/affine/b", (size,), init), False
 
     def perplexity(self, ids: np.ndarray) -> float:
         """The perplexity of a text in B streams of T steps, to the end, with the state carried on."""

@@ -10,7 +10,7 @@ from .execution import iterate, run
 from .functions import length_mask, sequence_loss, shift, time_distributed_softmax_cross_entropy, unstack
 from .layers import GRU, LSTM, SimpleRNN, TimeDistributed, bidirectional, each, gru, lstm, simple_rnn
 from .parameters import no_new_parameters
-from .parametric_functions import gru_cell, lstm_cell, simple_rnn_cell
+from .parametric_functions import gru_cell, linear_cross_entropy, lstm_cell, simple_rnn_cell
 from .recurrentshop import RecurrentModel, RecurrentSequential
 from .training import CarriedState, clip_grad_by_global_norm
 from .weights import from_fused, to_fused

@@ -5,21 +5,42 @@ Each is a value of settings that prints and compares; the options are those of i
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, fields
 from typing import Any, Callable
 
 import nnabla as nn
+import nnabla.functions as F
 import numpy as np
 
-from .core import AbstractCell, StateSpec
+from .core import AbstractCell, StateSpec, Tree, tree_leaves, tree_like
+from .execution.fused import fused, why_not_fused
 from .functions import activation as find_activation
-from .parametric_functions import check_input, gru_cell, lstm_cell, simple_rnn_cell
+from .functions import without_padding
+from .parametric_functions import (
+    GateWeights,
+    check_input,
+    gate_weights,
+    gru_cell,
+    gru_h2h_bias,
+    lstm_cell,
+    simple_rnn_cell,
+    with_forget_bias,
+)
 
 State = Any
 
 
 class _ParametricCell(AbstractCell):
     """What the built-in cells share: their settings are checked when they are made, and passed on to their function."""
+
+    units: int
+    w_init: Any
+    recurrent_w_init: Any
+    b_init: Any
+    fix_parameters: bool
+    rng: Any
+    with_bias: bool
 
     def __post_init__(self) -> None:
         for field in fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
@@ -33,6 +54,30 @@ class _ParametricCell(AbstractCell):
     def _options(self, x: nn.Variable) -> dict[str, Any]:
         check_input(repr(self), x)
         return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+
+    @abstractmethod
+    def _kind(self) -> str:
+        """The kind of its fused form, one of `fused.KINDS`; empty where these settings have none."""
+
+    @abstractmethod
+    def _weights(self, inputs: int) -> dict[str, Any]:
+        """Makes or finds the weights, in the open scope; the arguments of `fused` that hold them."""
+
+    def _gate_weights(self, inputs: int, gates: int, b_init: Any) -> GateWeights:
+        options = (self.w_init, self.recurrent_w_init, b_init, self.fix_parameters, self.rng, self.with_bias)
+        return gate_weights(inputs, self.units, gates, None, *options)
+
+    def over(
+        self, xs: Tree, state: Tree, mask: nn.Variable | None, *, length: int, reverse: bool, way: str
+    ) -> tuple[Tree, Tree] | None:
+        kind = self._kind()
+        if not kind or why_not_fused(kind, mask) or not isinstance(xs, nn.Variable):
+            return None
+        check_input(repr(self), nn.Variable((1, *xs.shape[2:])))
+        with nn.parameter_scope(self.name or ""):
+            weights = self._weights(xs.shape[2])
+        y, after = fused(kind, without_padding(mask, xs), states=tree_leaves(state), mask=mask, reverse=reverse, **weights)
+        return y, tree_like(state, after)
 
 
 @dataclass(frozen=True, repr=False)
@@ -63,6 +108,12 @@ class SimpleRNNCell(_ParametricCell):
     def step(self, x: nn.Variable, state: State) -> tuple[nn.Variable, State]:
         h = simple_rnn_cell(x, state, **self._options(x))
         return h, h
+
+    def _kind(self) -> str:
+        return {"tanh": "rnn", "relu": "rnn_relu"}.get(_name_of(self.activation), "")
+
+    def _weights(self, inputs: int) -> dict[str, Any]:
+        return {"weights": self._gate_weights(inputs, 1, self.b_init)}
 
 
 @dataclass(frozen=True, repr=False)
@@ -105,6 +156,12 @@ class LSTMCell(_ParametricCell):
         h, c = lstm_cell(x, *state, **self._options(x))
         return h, (h, c)
 
+    def _kind(self) -> str:
+        return "lstm" if _has_the_usual_gates(self) and not self.peephole and not self.projection_size else ""
+
+    def _weights(self, inputs: int) -> dict[str, Any]:
+        return {"weights": self._gate_weights(inputs, 4, with_forget_bias(self.b_init, self.units, self.forget_bias))}
+
 
 @dataclass(frozen=True, repr=False)
 class GRUCell(_ParametricCell):
@@ -136,3 +193,25 @@ class GRUCell(_ParametricCell):
     def step(self, x: nn.Variable, state: State) -> tuple[nn.Variable, State]:
         h = gru_cell(x, state, **self._options(x))
         return h, h
+
+    def _kind(self) -> str:
+        return ("gru" if self.reset_after else "gru_before") if _has_the_usual_gates(self) else ""
+
+    def _weights(self, inputs: int) -> dict[str, Any]:
+        weights = {"weights": self._gate_weights(inputs, 3, self.b_init)}
+        if self.reset_after and self.with_bias:
+            weights["h2h_bias"] = gru_h2h_bias(self.units, self.fix_parameters)
+        return weights
+
+
+def _name_of(activation: str | Callable) -> str:
+    """The name of an activation that is given as NNabla's own function, too."""
+    return (
+        activation
+        if isinstance(activation, str)
+        else {F.tanh: "tanh", F.relu: "relu", F.sigmoid: "sigmoid"}.get(activation, "")
+    )
+
+
+def _has_the_usual_gates(cell: LSTMCell | GRUCell) -> bool:
+    return (_name_of(cell.activation), _name_of(cell.recurrent_activation)) == ("tanh", "sigmoid")

@@ -6,6 +6,7 @@ one bias. Weights are drawn by Glorot's uniform rule for one gate (fan-in D or H
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Callable
 
 import nnabla as nn
@@ -16,6 +17,7 @@ from nnabla.parameter import get_parameter_or_create
 from nnabla.parametric_functions import parametric_function_api
 
 from .functions import activation as find_activation
+from .functions import linear_cross_entropy as linear_losses
 from .functions import reshape
 
 _X2H = ("x2h/W", "Weights from the input, gates side by side", "(D, G * H)", True)
@@ -59,6 +61,40 @@ def _bias(name: str, size: int, init: Any, fix_parameters: bool) -> nn.Variable:
     return get_parameter_or_create(name, (size,), ConstantInitializer(0) if init is None else init, True, not fix_parameters)
 
 
+@dataclass(frozen=True)
+class GateWeights:
+    """What every cell has: weights from the input, from the last output, and biases, with the gates side by side."""
+
+    x2h: nn.Variable  # (D, G * H)
+    h2h: nn.Variable  # (P, G * H); P is H but for a projection
+    b: nn.Variable | None  # (G * H,)
+
+
+def gate_weights(
+    inputs: int,
+    units: int,
+    gates: int,
+    outputs: int | None = None,
+    w_init: Any = None,
+    recurrent_w_init: Any = None,
+    b_init: Any = None,
+    fix_parameters: bool = False,
+    rng: np.random.RandomState | None = None,
+    with_bias: bool = True,
+) -> GateWeights:
+    """Makes the weights of a cell in the open scope, or finds them there.
+
+    Args:
+        inputs, units, gates: D, H and G.
+        outputs: P, the width of h; H by default.
+        w_init, recurrent_w_init, b_init, fix_parameters, rng, with_bias: As in the cells' functions.
+    """
+    x2h = _weight("x2h/W", (inputs, gates * units), gates, w_init, fix_parameters, rng)
+    b = _bias("b", gates * units, b_init, fix_parameters) if with_bias else None
+    h2h = _weight("h2h/W", (outputs or units, gates * units), gates, recurrent_w_init, fix_parameters, rng)
+    return GateWeights(x2h, h2h, b)
+
+
 @parametric_function_api("", [_X2H, _H2H, _B])
 def simple_rnn_cell(
     x: nn.Variable,
@@ -98,17 +134,8 @@ def simple_rnn_cell(
         (4, 8)
     """
     _check_step("simple_rnn_cell", units, x, h=(h, units))
-    z = F.affine(
-        x,
-        _weight("x2h/W", (x.shape[1], units), 1, w_init, fix_parameters, rng),
-        _optional_bias(with_bias, units, b_init, fix_parameters),
-    )
-    z = z + F.affine(h, _weight("h2h/W", (units, units), 1, recurrent_w_init, fix_parameters, rng))
-    return find_activation(activation)(z)
-
-
-def _optional_bias(with_bias: bool, size: int, init: Any, fix_parameters: bool) -> nn.Variable | None:
-    return _bias("b", size, init, fix_parameters) if with_bias else None
+    w = gate_weights(x.shape[1], units, 1, None, w_init, recurrent_w_init, b_init, fix_parameters, rng, with_bias)
+    return find_activation(activation)(F.affine(x, w.x2h, w.b) + F.affine(h, w.h2h))
 
 
 @parametric_function_api(
@@ -182,13 +209,10 @@ def lstm_cell(
     if forget_bias and not with_bias:
         raise ValueError(f"forget_bias={forget_bias} needs biases; leave with_bias=True, or forget_bias=0.")
     act, gate = find_activation(activation), find_activation(recurrent_activation)
-    b_init = b_init if not forget_bias else _with_forget_bias(b_init, units, forget_bias)
-    z = F.affine(
-        x,
-        _weight("x2h/W", (x.shape[1], 4 * units), 4, w_init, fix_parameters, rng),
-        _optional_bias(with_bias, 4 * units, b_init, fix_parameters),
-    )
-    z = z + F.affine(h, _weight("h2h/W", (projection_size or units, 4 * units), 4, recurrent_w_init, fix_parameters, rng))
+    b_init = with_forget_bias(b_init, units, forget_bias)
+    options = (w_init, recurrent_w_init, b_init, fix_parameters, rng, with_bias)
+    w = gate_weights(x.shape[1], units, 4, projection_size, *options)
+    z = F.affine(x, w.x2h, w.b) + F.affine(h, w.h2h)
     i, f, g, o = split_gates(z, units)  # (B, H) each
     if peephole:
         p_i, p_f, p_o = F.split(_weight("peephole/W", (3, units), 1, None, fix_parameters, rng), axis=0)  # (H,) each
@@ -202,7 +226,11 @@ def lstm_cell(
     return h, c
 
 
-def _with_forget_bias(init: Any, units: int, forget_bias: float) -> Callable:
+def with_forget_bias(init: Any, units: int, forget_bias: float) -> Any:
+    """The initializer of an LSTM's biases, plus forget_bias for those of f."""
+    if not forget_bias:
+        return init
+
     def initialize(shape: tuple[int, ...]) -> np.ndarray:
         _check_array("b", shape, init)
         start = np.zeros(shape) if init is None else init(shape) if callable(init) else init
@@ -265,23 +293,72 @@ def gru_cell(
     """
     _check_step("gru_cell", units, x, h=(h, units))
     act, gate = find_activation(activation), find_activation(recurrent_activation)
-    x2h = F.affine(
-        x,
-        _weight("x2h/W", (x.shape[1], 3 * units), 3, w_init, fix_parameters, rng),
-        _optional_bias(with_bias, 3 * units, b_init, fix_parameters),
-    )
-    weight = _weight("h2h/W", (units, 3 * units), 3, recurrent_w_init, fix_parameters, rng)
+    w = gate_weights(x.shape[1], units, 3, None, w_init, recurrent_w_init, b_init, fix_parameters, rng, with_bias)
+    x2h = F.affine(x, w.x2h, w.b)
     if reset_after:
-        h2h = F.affine(h, weight)
+        h2h = F.affine(h, w.h2h)
         r, z = split_gates(gate(x2h[:, : 2 * units] + h2h[:, : 2 * units]), units)
         h_n = h2h[:, 2 * units :]
         if with_bias:
-            h_n = h_n + reshape(_bias("h2h/b", units, None, fix_parameters), (1, units))
+            h_n = h_n + reshape(gru_h2h_bias(units, fix_parameters), (1, units))
         n = act(x2h[:, 2 * units :] + r * h_n)
     else:
-        r, z = split_gates(gate(x2h[:, : 2 * units] + F.affine(h, weight[:, : 2 * units])), units)
-        n = act(x2h[:, 2 * units :] + F.affine(r * h, weight[:, 2 * units :]))
+        r, z = split_gates(gate(x2h[:, : 2 * units] + F.affine(h, w.h2h[:, : 2 * units])), units)
+        n = act(x2h[:, 2 * units :] + F.affine(r * h, w.h2h[:, 2 * units :]))
     return n + z * (h - n)
+
+
+def gru_h2h_bias(units: int, fix_parameters: bool = False) -> nn.Variable:
+    """Makes a reset-after GRU's bias of n from the last output, `(H,)`, or finds it."""
+    return _bias("h2h/b", units, None, fix_parameters)
+
+
+@parametric_function_api(
+    "affine", [("W", "Weights of the output layer", "(D, V)", True), ("b", "Biases of the classes", "(V,)", True)]
+)
+def linear_cross_entropy(
+    h: nn.Variable,
+    targets: nn.Variable,
+    n_classes: int,
+    weights: nn.Variable | None = None,
+    ignore_index: int | None = None,
+    reduction: str = "mean",
+    w_init: Any = None,
+    b_init: Any = None,
+    fix_parameters: bool = False,
+    rng: np.random.RandomState | None = None,
+    with_bias: bool = True,
+) -> nn.Variable:
+    """Computes an output layer and its softmax cross entropy in one; the weights are those of `PF.affine` of the same name.
+
+    So a graph that generates takes its logits from `PF.affine(h, n_classes, base_axis=2, name=...)`. What is computed, and
+    how fast: `nnshop.functions.linear_cross_entropy`.
+
+    Args:
+        h (~nnabla.Variable): `(B, T, D)`, or any `(..., D)`.
+        targets (~nnabla.Variable): Class ids, `(B, T)` or `(B, T, 1)`.
+        n_classes (int): V.
+        weights (~nnabla.Variable): `(B, T)`, by what each loss is multiplied, such as a mask.
+        ignore_index (int): Steps of this target do not count.
+        reduction (str): "mean", "batch_mean", "sum" or "none".
+        w_init, b_init (initializer or ~numpy.ndarray): As in `PF.affine`.
+        fix_parameters (bool): The weights get no gradient.
+        rng (~numpy.random.RandomState): Draws the default weights.
+        with_bias (bool): False leaves b out.
+
+    Returns:
+        ~nnabla.Variable: A scalar `()`, or `(B, T)` for "none".
+
+    Example:
+        >>> h, targets = nn.Variable((2, 3, 5)), nn.Variable((2, 3))
+        >>> linear_cross_entropy(h, targets, 10, name="output").shape, list(nn.get_parameters())
+        ((), ['output/affine/W', 'output/affine/b'])
+    """
+    if n_classes < 1:
+        raise ValueError(f"linear_cross_entropy needs n_classes >= 1; got {n_classes}.")
+    w = _weight("W", (h.shape[-1], n_classes), 1, w_init, fix_parameters, rng)
+    b = _bias("b", n_classes, b_init, fix_parameters) if with_bias else None
+    return linear_losses(h, w, b, targets, weights, ignore_index, reduction)
 
 
 def split_gates(gates: nn.Variable, units: int) -> list[nn.Variable]:
@@ -289,5 +366,5 @@ def split_gates(gates: nn.Variable, units: int) -> list[nn.Variable]:
     return F.split(reshape(gates, (gates.shape[0], -1, units)), axis=1)
 
 
-for _function in (simple_rnn_cell, lstm_cell, gru_cell):
+for _function in (simple_rnn_cell, lstm_cell, gru_cell, linear_cross_entropy):
     _function.__module__ = __name__  # NNabla's decorator says its own, where pickle would not find them

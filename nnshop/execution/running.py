@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, Callable
 
 import nnabla as nn
 import nnabla.functions as F
 
 from ..core import AbstractCell, Tree, batch_size_of, check_state, shapes, tree_leaves, tree_map
-from ..functions import length_mask, swap_time, where
+from ..functions import length_mask, swap_time, where, without_padding
+from ..kernels import why_not_arrays, why_not_compiled
+from ..kernels.hold import Hold
 from ..parameters import clean_after_error
-from .ways import check_variables, check_way, iterate, sequence_length
+from .ways import WAYS, check_variables, check_way, iterate, sequence_length
 
 
 @clean_after_error()
@@ -43,20 +45,22 @@ def run(
         lengths: `(B,)`, instead of a mask: row b counts up to `lengths[b]`. Numbers are checked; a Variable cannot be.
         reverse: From the last step to the first; `ys[:, t]` is still the output at step t. With lengths, each row is run
             backwards within its own length.
-        way: "unrolled", or "auto" for the fastest that fits.
+        way: "fused", one function for the whole sequence; "loop" or "unrolled", see `iterate`; "auto" for the fastest that
+            fits. They are equal in values and gradients.
 
     Returns:
         `(ys, state)`: a tree of Variables `(B, T, ...)`, and the state after the last step (with a mask, the last valid one).
 
     Raises:
-        ValueError: Shapes that do not fit: batch sizes, numbers of steps, the state, the mask; lengths outside 0 to T.
+        ValueError: Shapes that do not fit: batch sizes, numbers of steps, the state, the mask; lengths outside 0 to T;
+            a way that this cell cannot go.
 
     Example:
         >>> ys, (h, c) = run(nnshop.LSTMCell(8), nn.Variable((4, 7, 3)), lengths=[7, 2, 5, 0])
         >>> ys.shape, h.shape
         ((4, 7, 8), (4, 8))
     """
-    check_way(way)
+    check_way(way, ["fused", *WAYS])
     check_cell(cell)
     length = sequence_length(xs, length, axis=1)
     batch = batch_size_of(xs, state)
@@ -71,9 +75,31 @@ def run(
         state = cell.initial_state(batch)
     check_state(cell, "needs", state, batch)
     mask = _find_mask(mask, lengths, batch, length)
+    ys, state = over(cell, xs, state, mask, length=length, reverse=reverse, way=way)
+    return (ys, state) if mask is None else (tree_map(lambda y: _hold(y, mask, reverse, way), ys), state)
+
+
+def over(
+    cell: AbstractCell,
+    xs: Tree,
+    state: Tree,
+    mask: nn.Variable | None,
+    *,
+    length: int,
+    reverse: bool,
+    way: str,
+) -> tuple[Tree, Tree]:
+    """Runs a cell over sequences `(B, T, ...)`, as `run` does, but the outputs at masked steps mean nothing, and are finite."""
+    if way in ("auto", "fused"):
+        made = cell.over(xs, state, mask, length=length, reverse=reverse, way=way)
+        if made is not None:
+            return made
+    if way == "fused":
+        reason = why_not_compiled() or "LSTMCell, GRUCell and SimpleRNNCell have one, with their own activations and no extras"
+        raise ValueError(f"{cell} has no fused form here: {reason}. Use way='auto'.")
     loop = partial(iterate, length=length, reverse=reverse, way=way)
     xs = tree_map(swap_time, xs)
-    ys, state = loop(cell, xs, state) if mask is None else _masked(loop, cell, xs, state, swap_time(mask))
+    ys, state = loop(cell, xs, state) if mask is None else loop(_masked(cell), (xs, swap_time(mask)), state)
     return tree_map(swap_time, ys), state
 
 
@@ -95,21 +121,26 @@ def _find_mask(mask: nn.Variable | None, lengths: Any, batch: int, length: int) 
     return mask
 
 
-def _masked(loop: Any, cell: AbstractCell, xs: Tree, state: Tree, mask: nn.Variable) -> tuple[Tree, Tree]:
-    """Runs with a mask `(T, B)`: first the states, which masked steps leave alone, then the outputs, which they repeat."""
+def _masked(cell: AbstractCell) -> Callable:
+    """The step of a cell on `(x, keep)`, which leaves the state of the rows alone that are not to be kept."""
 
     def step(x_keep: Tree, state: Tree) -> tuple[Tree, Tree]:
         x, keep = x_keep
-        # Padding may hold anything: a NaN would come back in the gradient, as 0 * NaN, unless the cell never sees it.
-        x = tree_map(lambda v: where(keep, v, F.constant(0, v.shape)), x)
-        y, after = cell(x, state)
+        y, after = cell(tree_map(partial(without_padding, keep), x), state)
         return y, tree_map(partial(where, keep), after, state)
 
-    def hold(y_keep: Tree, last: Tree) -> tuple[Tree, Tree]:
-        y, keep = y_keep
-        y = tree_map(partial(where, keep), y, last)
+    return step
+
+
+def _hold(ys: nn.Variable, mask: nn.Variable, reverse: bool, way: str) -> nn.Variable:
+    """Repeats the last output that counts at masked steps; before the first one it is zero."""
+    if way in ("auto", "fused") and not why_not_arrays():
+        return Hold(reverse)(ys, mask)
+
+    def step(y_keep: Tree, last: Tree) -> tuple[Tree, Tree]:
+        y = where(y_keep[1], y_keep[0], last)
         return y, y
 
-    ys, state = loop(step, (xs, mask), state)
-    ys, _ = loop(hold, (ys, mask), tree_map(lambda y: F.constant(0, y.shape[1:]), ys))
-    return ys, state
+    start = F.constant(0, (ys.shape[0], *ys.shape[2:]))
+    held, _ = iterate(step, (swap_time(ys), swap_time(mask)), start, reverse=reverse, way=way)
+    return swap_time(held)

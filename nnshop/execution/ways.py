@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Callable
 
 import nnabla as nn
@@ -51,10 +52,10 @@ def iterate(
     return WAYS["unrolled" if way == "auto" else way](step, xs, state, length, reverse)
 
 
-def check_way(way: str) -> None:
+def check_way(way: str, known: Iterable[str] = WAYS) -> None:
     """Raises ValueError unless the way to run is known."""
-    if way != "auto" and way not in WAYS:
-        raise ValueError(f"way must be one of {', '.join(['auto', *WAYS])}; got {way!r}.")
+    if way not in ("auto", *known):
+        raise ValueError(f"way must be one of {', '.join(['auto', *known])}; got {way!r}.")
 
 
 def check_variables(xs: Tree) -> None:

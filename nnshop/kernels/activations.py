@@ -1,11 +1,13 @@
-"""tanh and sigmoid in float32, as code that vectorizes; NaN stays NaN, and infinity goes to the limit."""
+"""tanh, sigmoid and exp in float32, as code that vectorizes; NaN stays NaN, and infinity goes to the limit."""
 
 from __future__ import annotations
 
 import numba
+import numpy as np
 from numba import float32 as f4
 
 from .compiling import FAST
+from .tile import power_of_two
 
 # tanh(x) = x P(x * x) / Q(x * x) with these coefficients, highest power first; from here on it is 1 in float32.
 _LIMIT = 7.90531110763549805
@@ -15,7 +17,7 @@ _Q = (1.19825839466702e-06, 1.18534705686654e-04, 2.26843463243900e-03, 4.893525
 
 
 @numba.njit(inline="always", fastmath=FAST, error_model="numpy")
-def tanh(x):  # type: ignore[no-untyped-def]
+def tanh(x):
     """The hyperbolic tangent, to 3e-7.
 
     The rational approximation that the library Eigen uses.
@@ -38,6 +40,24 @@ def tanh(x):  # type: ignore[no-untyped-def]
 
 
 @numba.njit(inline="always", fastmath=FAST, error_model="numpy")
-def sigmoid(x):  # type: ignore[no-untyped-def]
+def sigmoid(x):
     """The logistic function, to 2e-7."""
     return f4(0.5) * tanh(f4(0.5) * x) + f4(0.5)
+
+
+@numba.njit(inline="always", fastmath=FAST, error_model="numpy")
+def exp(x):
+    """The exponential of x <= 0, to 2e-7 of its value; below -87 it is as at -87, 2e-38.
+
+    A power of two times a polynomial of what is left, as in the library Cephes.
+    """
+    x = f4(-87) if x < f4(-87) else x
+    n = np.floor(x * f4(1.44269504088896341) + f4(0.5))
+    r = x - n * f4(0.693359375) + n * f4(2.12194440e-4)
+    p = f4(1.9875691500e-4)
+    p = p * r + f4(1.3981999507e-3)
+    p = p * r + f4(8.3334519073e-3)
+    p = p * r + f4(4.1665795894e-2)
+    p = p * r + f4(1.6666665459e-1)
+    p = p * r + f4(5.0000001201e-1)
+    return (p * r * r + r + f4(1)) * power_of_two(np.int32(n))

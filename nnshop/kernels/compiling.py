@@ -44,11 +44,12 @@ def cache_folder() -> Path | None:
 
 @contextmanager
 def _numba_caches_in(folder: Path) -> Iterator[None]:
-    before, numba.config.CACHE_DIR = numba.config.CACHE_DIR, str(folder)
+    config: Any = numba.config
+    before, config.CACHE_DIR = config.CACHE_DIR, str(folder)
     try:
         yield
     finally:
-        numba.config.CACHE_DIR = before
+        config.CACHE_DIR = before
 
 
 def compiled(kinds: str, **options: Any) -> Callable[[Callable], Callable]:

@@ -13,12 +13,12 @@ HEIGHT = ROWS  # a tile of A stays in the first-level cache, and writes to C go 
 
 
 @compiled("iiiiiiiiii")
-def _tile(rows, a, a_row, a_column, k, b, c, c_row, columns, accumulate):  # type: ignore[no-untyped-def]
+def _tile(rows, a, a_row, a_column, k, b, c, c_row, columns, accumulate):
     tile(rows, a, a_row, a_column, k, b, c, c_row, columns, accumulate)
 
 
 @compiled_once("iiiiiiiiiii")
-def multiply_block(m, n, k, a, a_row, a_column, b, b_panel, c, c_row, accumulate):  # type: ignore[no-untyped-def]
+def multiply_block(m, n, k, a, a_row, a_column, b, b_panel, c, c_row, accumulate):
     """C (m, n) (+)= A (m, k) times a packed B, whose panels of WIDTH columns lie b_panel numbers apart."""
     tiles = (m + ROWS - 1) // ROWS
     for j in range(0, n, WIDTH):
@@ -33,7 +33,7 @@ def multiply_block(m, n, k, a, a_row, a_column, b, b_panel, c, c_row, accumulate
 
 
 @compiled("msmi")
-def multiply_packed(a, b, c, accumulate):  # type: ignore[no-untyped-def]
+def multiply_packed(a, b, c, accumulate):
     """C (m, n) (+)= A B, where B (panels, k, WIDTH) is packed."""
     k, n = b.shape[1], c.shape[1]
     for start in range(0, k, DEPTH):
@@ -43,7 +43,7 @@ def multiply_packed(a, b, c, accumulate):  # type: ignore[no-untyped-def]
 
 
 @compiled("iiiiiii")
-def pack_block(k, n, b, b_row, b_column, packed, panel):  # type: ignore[no-untyped-def]
+def pack_block(k, n, b, b_row, b_column, packed, panel):
     """Puts the columns of B (k, n) side by side in panels of WIDTH, `panel` numbers apart; zeros where B ends."""
     for first in range(0, n, WIDTH):
         width = min(WIDTH, n - first)
@@ -62,7 +62,7 @@ def pack_block(k, n, b, b_row, b_column, packed, panel):  # type: ignore[no-unty
 
 
 @compiled("wwwbs")
-def _multiply(a, b, c, accumulate, packed):  # type: ignore[no-untyped-def]
+def _multiply(a, b, c, accumulate, packed):
     m, k = a.shape
     n = b.shape[1]
     a_row, a_column, c_row = a.strides[0] // 4, a.strides[1] // 4, c.strides[0] // 4

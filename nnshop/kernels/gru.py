@@ -12,7 +12,7 @@ from .recurrence import Recurrence, rows_of
 
 
 @compiled("ssvvmmbsssm")
-def _forward_after(gates, u, bias, h_bias, h, mask, reverse, y, h_before, candidates, step):  # type: ignore[no-untyped-def]
+def _forward_after(gates, u, bias, h_bias, h, mask, reverse, y, h_before, candidates, step):
     """Keeps in candidates what h gives to n before the reset."""
     batch, length, units = y.shape
     g = 2 * units
@@ -41,7 +41,7 @@ def _forward_after(gates, u, bias, h_bias, h, mask, reverse, y, h_before, candid
 
 
 @compiled("sssmmbssvvm")
-def _backward_after(gates, u, dy, dh, mask, reverse, h_before, candidates, dbias, dh_bias, step):  # type: ignore[no-untyped-def]
+def _backward_after(gates, u, dy, dh, mask, reverse, h_before, candidates, dbias, dh_bias, step):
     """Puts the gradients in the places of gates and of candidates."""
     batch, length, units = dy.shape
     g = 2 * units
@@ -78,7 +78,7 @@ def _backward_after(gates, u, dy, dh, mask, reverse, h_before, candidates, dbias
 
 
 @compiled("sssvmmbsssmmm")
-def _forward_before(gates, u, u_n, bias, h, mask, reverse, y, h_before, resets, step, reset, step_n):  # type: ignore[no-untyped-def]
+def _forward_before(gates, u, u_n, bias, h, mask, reverse, y, h_before, resets, step, reset, step_n):
     """Keeps r * h in resets."""
     batch, length, units = y.shape
     g = 2 * units
@@ -113,7 +113,7 @@ def _forward_before(gates, u, u_n, bias, h, mask, reverse, y, h_before, resets, 
 
 
 @compiled("ssssmmbsvmmm")
-def _backward_before(gates, u, u_n, dy, dh, mask, reverse, h_before, dbias, step, dreset, step_n):  # type: ignore[no-untyped-def]
+def _backward_before(gates, u, u_n, dy, dh, mask, reverse, h_before, dbias, step, dreset, step_n):
     """Puts the gradients in the places of gates."""
     batch, length, units = dy.shape
     g = 2 * units

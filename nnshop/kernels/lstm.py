@@ -13,7 +13,7 @@ from .recurrence import Recurrence, rows_of
 
 # Each gate has a loop of its own, over contiguous numbers: those are what the compiler turns into vector instructions.
 @compiled("ssvmmmbsssm")
-def _forward(gates, u, bias, h, c, mask, reverse, y, h_before, c_before, step):  # type: ignore[no-untyped-def]
+def _forward(gates, u, bias, h, c, mask, reverse, y, h_before, c_before, step):
     batch, length, units = y.shape
     f, g, o = units, 2 * units, 3 * units
     for n in range(length):
@@ -42,7 +42,7 @@ def _forward(gates, u, bias, h, c, mask, reverse, y, h_before, c_before, step): 
 
 
 @compiled("sssmmmbsvm")
-def _backward(gates, u, dy, dh, dc, mask, reverse, c_before, dbias, step):  # type: ignore[no-untyped-def]
+def _backward(gates, u, dy, dh, dc, mask, reverse, c_before, dbias, step):
     """Puts the gates' gradients in the place of the gates."""
     batch, length, units = dy.shape
     f, g, o = units, 2 * units, 3 * units

@@ -14,7 +14,7 @@ from .recurrence import Recurrence, rows_of
 
 
 @compiled("ssvmmbbssm")
-def _forward(gates, u, bias, h, mask, reverse, relu, y, h_before, step):  # type: ignore[no-untyped-def]
+def _forward(gates, u, bias, h, mask, reverse, relu, y, h_before, step):
     """Puts the new h in the place of gates, also where a mask keeps it from being used."""
     batch, length, units = y.shape
     for n in range(length):
@@ -38,7 +38,7 @@ def _forward(gates, u, bias, h, mask, reverse, relu, y, h_before, step):  # type
 
 
 @compiled("sssmmbbvm")
-def _backward(gates, u, dy, dh, mask, reverse, relu, dbias, step):  # type: ignore[no-untyped-def]
+def _backward(gates, u, dy, dh, mask, reverse, relu, dbias, step):
     """Puts the gradient of what went into the activation in the place of what came out."""
     batch, length, units = dy.shape
     one, zero = f4(1), f4(0)

@@ -22,13 +22,15 @@ WIDTH = VECTORS * LANES  # columns of a tile
 ROWS = 14 if _AVX512 else 6  # with 32 or 16 registers: ROWS * VECTORS of C, VECTORS of B, one of A
 _CHAINS = 8  # so many independent sums hide the latency of a multiply-add
 
+_intrinsic: Any = intrinsic  # its type in numba has the typing context among the arguments of a call
+
 _F32, _I1, _I32, _I64 = ir.FloatType(), ir.IntType(1), ir.IntType(32), ir.IntType(64)
 _VECTOR, _MASK = ir.VectorType(_F32, LANES), ir.VectorType(_I1, LANES)
 _ZERO = ir.Constant(_VECTOR, [0.0] * LANES)
 
 
-@intrinsic
-def tile(typing: Any, rows, a, a_row, a_column, k, b, c, c_row, columns, accumulate):  # type: ignore[no-untyped-def]
+@_intrinsic
+def tile(typing: Any, rows, a, a_row, a_column, k, b, c, c_row, columns, accumulate):
     """Computes one tile of C (+)= A B.
 
     a, b and c are addresses; a_row, a_column and c_row are strides, counted in numbers; rows is 1 to ROWS, columns 1 to WIDTH.
@@ -161,8 +163,8 @@ def _int(number: int) -> ir.Constant:
     return ir.Constant(_I64, number)
 
 
-@intrinsic
-def load(typing: Any, address):  # type: ignore[no-untyped-def]
+@_intrinsic
+def load(typing: Any, address):
     """Reads the float32 at an address; loops of it vectorize, which those over an array of unknown strides do not."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
@@ -171,8 +173,8 @@ def load(typing: Any, address):  # type: ignore[no-untyped-def]
     return types.float32(types.int64), generate
 
 
-@intrinsic
-def store(typing: Any, address, number):  # type: ignore[no-untyped-def]
+@_intrinsic
+def store(typing: Any, address, number):
     """Writes a float32 to an address."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
@@ -180,3 +182,14 @@ def store(typing: Any, address, number):  # type: ignore[no-untyped-def]
         return context.get_dummy_value()
 
     return types.void(types.int64, types.float32), generate
+
+
+@_intrinsic
+def power_of_two(typing: Any, exponent):
+    """2 to a whole int32 number between -126 and 127, as a float32: its bits are written down."""
+
+    def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
+        bits = builder.shl(builder.add(arguments[0], ir.Constant(_I32, 127)), ir.Constant(_I32, 23))
+        return builder.bitcast(bits, _F32)
+
+    return types.float32(types.int32), generate

@@ -1,0 +1,103 @@
+"""The fused way: one function for a whole sequence, a compiled kernel on the CPU, NNabla's own on cuDNN."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import nnabla as nn
+import nnabla.functions as F
+
+from ..functions import reshape, swap_time
+from ..kernels import why_not_compiled
+from ..parametric_functions import GateWeights
+from ..portable import is_portable
+
+KINDS = ("lstm", "gru", "gru_before", "rnn", "rnn_relu")
+
+
+def why_not_fused(kind: str, mask: nn.Variable | None) -> str:
+    """Tells why a cell of this kind cannot run fused here; empty where it can."""
+    if not nn.get_current_context().backend[0].startswith("cudnn") or is_portable():
+        return why_not_compiled()
+    if mask is not None:
+        return "cuDNN's functions take no mask"
+    return "cuDNN has no GRU that resets before" if kind == "gru_before" else ""
+
+
+def fused(
+    kind: str,
+    x: nn.Variable,
+    weights: GateWeights,
+    states: Sequence[nn.Variable],
+    mask: nn.Variable | None,
+    reverse: bool,
+    h2h_bias: nn.Variable | None = None,
+) -> tuple[nn.Variable, list[nn.Variable]]:
+    """Runs a layer over whole sequences.
+
+    Args:
+        kind: One of KINDS.
+        x: `(B, T, D)`. What padding holds must be finite.
+        weights: The cell's, with the gates in its order.
+        states: h `(B, H)`, and c for "lstm".
+        mask: `(B, T)`, or None. A masked step leaves the states as they were; its output means nothing.
+        reverse: From the last step to the first; `y[:, t]` is still the output of step t.
+        h2h_bias: `(H,)`, for "gru" with biases.
+
+    Returns:
+        y `(B, T, H)`, and the final states.
+    """
+    biases = [b for b in (weights.b, h2h_bias) if b is not None]
+    run = _compiled if not why_not_compiled() else _cudnn
+    return run(kind, x, weights, biases, list(states), mask, reverse)
+
+
+def _compiled(
+    kind: str, x: nn.Variable, weights: GateWeights, biases: list, states: list, mask: nn.Variable | None, reverse: bool
+) -> tuple[nn.Variable, list[nn.Variable]]:
+    function = _kernel(kind, len(biases), mask is not None, reverse)
+    masks = [] if mask is None else [mask]
+    y, *after = function(x, weights.x2h, weights.h2h, *biases, *states, *masks)
+    return y, after
+
+
+def _kernel(kind: str, *options: Any) -> Any:
+    # Imported here: numba takes half a second to import, and may not be there.
+    if kind == "lstm":
+        from ..kernels.lstm import LSTM
+
+        return LSTM(*options)
+    if kind in ("gru", "gru_before"):
+        from ..kernels.gru import ResetAfterGRU, ResetBeforeGRU
+
+        return (ResetAfterGRU if kind == "gru" else ResetBeforeGRU)(*options)
+    from ..kernels.simple_rnn import SimpleRNN
+
+    return SimpleRNN(*options, relu=kind == "rnn_relu")
+
+
+def _cudnn(
+    kind: str, x: nn.Variable, weights: GateWeights, biases: list, states: list, mask: None, reverse: bool
+) -> tuple[nn.Variable, list[nn.Variable]]:
+    """NNabla's whole-sequence functions; they compute on the CPU too, slowly, which is how tests reach this."""
+    units = weights.h2h.shape[0]
+    gates = weights.h2h.shape[1] // units
+    both = F.transpose(F.concatenate(weights.x2h, weights.h2h, axis=0), (1, 0))  # (G * H, D + H)
+    axes = () if kind.startswith("rnn") else (gates,)
+    weight = reshape(both, (1, *axes, units, both.shape[1]))
+    bias = None
+    if biases:
+        joined = biases[0] if len(biases) == 1 else F.concatenate(*biases, axis=0)
+        bias = reshape(joined, (1, 1, *(() if kind.startswith("rnn") else (joined.shape[0] // units,)), units))
+    x = swap_time(x)
+    x = F.flip(x, axes=[0]) if reverse else x
+    starts = [reshape(state, (1, 1, *state.shape)) for state in states]
+    if kind == "lstm":
+        y, *after = F.lstm(x, *starts, weight, None, bias)
+    elif kind == "gru":
+        y, *after = F.gru(x, *starts, weight, None, bias)
+    else:
+        y, *after = F.rnn(x, *starts, weight, None, bias, nonlinearity="relu" if kind == "rnn_relu" else "tanh")
+    y = F.flip(y, axes=[0]) if reverse else y
+    return swap_time(y), [reshape(state, states[0].shape) for state in after]

@@ -1,0 +1,152 @@
+"""Dense layers: the affine map, and an output layer with its softmax cross entropy in one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import nnabla as nn
+import numpy as np
+from numba import float32 as f4
+
+from .activations import exp
+from .array_function import ArrayFunction, array_of, give_gradient, gradient_of, gradient_to_write
+from .compiling import compiled
+from .gemm import multiply
+
+BLOCK = 512  # rows of logits that are there at once
+
+
+class Affine(ArrayFunction):
+    """`(x (N, D), W (D, V), b (V,)?) -> x W + b`, of the shape (N, V)."""
+
+    def min_outputs(self) -> int:
+        return 1
+
+    def setup_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
+        outputs[0].reset_shape((inputs[0].shape[0], inputs[1].shape[1]), True)
+
+    def forward_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
+        x, w, *bias = map(array_of, inputs)
+        y = outputs[0].data.cast(np.float32)
+        if bias:
+            y[...] = bias[0]
+        multiply(x, w, y, bool(bias))
+
+    def backward_impl(
+        self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable], propagate_down: list[bool], accum: list[bool]
+    ) -> None:
+        x, w, *_ = map(array_of, inputs)
+        dy = gradient_of(outputs[0])
+        for i, (a, b) in enumerate([(dy, w.T), (x.T, dy)]):
+            if propagate_down[i]:
+                multiply(a, b, gradient_to_write(inputs[i], accum[i]), accum[i])
+        if len(inputs) > 2 and propagate_down[2]:
+            give_gradient(inputs[2], dy.sum(axis=0), accum[2])
+
+
+@compiled("mlvv")
+def _cross_entropy(logits, targets, losses, scales):
+    """Turns logits (N, V) into exp(logit - the row's largest), and says by what to multiply that for the softmax."""
+    for row in range(logits.shape[0]):
+        x = logits[row]
+        largest = x[0]
+        for j in range(x.size):
+            largest = x[j] if x[j] > largest else largest
+        total = f4(0)
+        at_target = x[targets[row]] - largest if targets[row] >= 0 else f4(0)
+        for j in range(x.size):
+            x[j] = exp(x[j] - largest)
+            total += x[j]
+        losses[row] = np.log(total) - at_target if targets[row] >= 0 else f4(0)
+        scales[row] = f4(1) / total
+
+
+@compiled("mlvv")
+def _cross_entropy_gradient(logits, targets, scales, dlosses):
+    """Turns what `_cross_entropy` left into the gradient of the logits."""
+    for row in range(logits.shape[0]):
+        x = logits[row]
+        factor = scales[row] * dlosses[row] if targets[row] >= 0 else f4(0)
+        for j in range(x.size):
+            x[j] *= factor
+        if targets[row] >= 0:
+            x[targets[row]] -= dlosses[row]
+
+
+class LinearCrossEntropy(ArrayFunction):
+    """`(h (N, D), W, b (V,)?, target (N,)) -> losses (N,)`, in nats; where the target is negative, the loss is 0.
+
+    Logits of more than BLOCK rows are never there at once: they are computed again in the backward pass.
+
+    Args:
+        transposed: W is `(V, D)`, such as an embedding's, instead of `(D, V)`.
+    """
+
+    def __init__(self, transposed: bool) -> None:
+        super().__init__()
+        self.transposed = transposed
+        self.saved: Any = None  # of the last block: its logits after _cross_entropy, and its scales
+
+    def setup_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
+        outputs[0].reset_shape(inputs[0].shape[:1], True)
+        self.saved = None
+
+    def _take_apart(self, inputs: Sequence[nn.Variable]) -> tuple:
+        h, w, *bias, target = map(array_of, inputs)
+        w = w.T if self.transposed else w
+        targets = target.astype(np.int64)
+        if targets.max(initial=-1) >= w.shape[1]:
+            raise ValueError(f"linear_cross_entropy needs targets below the {w.shape[1]} classes; got {targets.max()}.")
+        return h, w, bias, targets
+
+    def forward_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
+        h, w, bias, targets = self._take_apart(inputs)
+        losses = outputs[0].data.cast(np.float32)
+        for start in range(0, len(h), BLOCK):
+            rows = slice(start, start + BLOCK)
+            self.saved = self._block(h[rows], w, bias, targets[rows], losses[rows])
+
+    def _block(self, h: np.ndarray, w: np.ndarray, bias: list, targets: np.ndarray, losses: np.ndarray) -> tuple:
+        logits = self.saved[0] if self.saved else np.empty((0, 0), np.float32)
+        self.saved = None
+        if logits.shape != (len(h), w.shape[1]):
+            logits = np.empty((len(h), w.shape[1]), np.float32)
+        if bias:
+            logits[...] = bias[0]
+        multiply(h, w, logits, bool(bias))
+        scales = np.empty(len(h), np.float32)
+        _cross_entropy(logits, targets, losses, scales)
+        return logits, scales
+
+    def backward_impl(
+        self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable], propagate_down: list[bool], accum: list[bool]
+    ) -> None:
+        h, w, bias, targets = self._take_apart(inputs)
+        dlosses = gradient_of(outputs[0])
+        losses = np.empty(len(h), np.float32)
+        given: list[Any] = [gradient_to_write(v, a) if p else None for v, p, a in zip(inputs, propagate_down, accum)]
+        if given[1] is not None and self.transposed:
+            given[1] = given[1].T
+        for start in reversed(range(0, len(h), BLOCK)):
+            rows = slice(start, start + BLOCK)
+            if self.saved is None or start + BLOCK < len(h):
+                self.saved = self._block(h[rows], w, bias, targets[rows], losses[rows])
+            dlogits, scales = self.saved
+            _cross_entropy_gradient(dlogits, targets[rows], scales, dlosses[rows])
+            first = start + BLOCK >= len(h)
+            if given[0] is not None:
+                multiply(dlogits, w.T, given[0][rows], accum[0])
+            if given[1] is not None:
+                _multiply_into(h[rows].T, dlogits, given[1], accum[1] or not first)
+            if bias and given[2] is not None:
+                given[2][...] = dlogits.sum(axis=0) + (given[2] if accum[2] or not first else 0)
+        self.saved = None
+
+
+def _multiply_into(a: np.ndarray, b: np.ndarray, out: np.ndarray, accumulate: bool) -> None:
+    """`multiply` for an out that may be a transposed view."""
+    if out.flags.c_contiguous:
+        multiply(a, b, out, accumulate)
+    else:
+        multiply(b.T, a.T, out.T, accumulate)
