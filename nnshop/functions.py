@@ -10,6 +10,7 @@ import nnabla.functions as F
 import numpy as np
 
 from .kernels import why_not_compiled
+from .portable import is_portable
 
 ACTIVATIONS: dict[str, Callable[[nn.Variable], nn.Variable]] = {
     "elu": F.elu,
@@ -102,9 +103,14 @@ def where(condition: nn.Variable, yes: nn.Variable, no: nn.Variable) -> nn.Varia
 
     The condition may have further axes that the others have too, as a mask `(B, T)` of sequences `(B, T, ...)`.
 
-    What is not chosen may be NaN: it reaches neither the value nor the gradient.
+    What is not chosen may be NaN: it reaches neither the value nor the gradient. In `portable()` it must be finite, since the
+    choice is arithmetic there: NNabla's C runtime has neither Where nor a comparison, but broadcasts axes of size 1.
     """
-    return F.where(condition, yes, no)
+    if not is_portable():
+        return F.where(condition, yes, no)
+    sign = F.sign(condition, alpha=0)  # alpha is the sign of 0
+    chosen = reshape(sign * sign, (*condition.shape, *[1] * (yes.ndim - condition.ndim)))
+    return chosen * yes + (1 - chosen) * no
 
 
 def without_padding(mask: nn.Variable | None, x: nn.Variable) -> nn.Variable:

@@ -160,6 +160,8 @@ def assert_same(actual: Tree, expected: Tree, rtol: float = 1e-5, what: str = ""
         assert len(actual) == len(expected), what
         for i, pair in enumerate(zip(actual, expected)):
             assert_same(*pair, rtol, f"{what}[{i}]")
+    elif expected is None:
+        assert actual is None, what
     else:
         assert np.shape(actual) == np.shape(expected), what
         largest = max(1.0, float(np.max(np.abs(expected), initial=0)))

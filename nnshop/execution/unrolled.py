@@ -16,13 +16,16 @@ def iterate(step: Callable, xs: Tree, state: Tree, length: int, reverse: bool) -
     before, ys = shapes(state), []
     for t in reversed(range(length)) if reverse else range(length):
         y, state = step(tree_map(lambda column, t=t: column[t], columns), state)
-        if shapes(state) != before:
-            raise ValueError(
-                f"a step must return a state of the shapes that it was given, {before}; it returned {shapes(state)}."
-            )
+        check_state_kept(before, shapes(state))
         ys.append(y)
         if shapes(y) != shapes(ys[0]):
             raise ValueError(f"a step must return an output of the same shapes each time; {shapes(ys[0])}, then {shapes(y)}.")
     if reverse:
         ys.reverse()
     return tree_map(lambda *steps: F.stack(*steps, axis=0), *ys), state
+
+
+def check_state_kept(before: Tree, after: Tree) -> None:
+    """Raises ValueError unless the state that a step returned has the structure and the shapes of the one it was given."""
+    if after != before:
+        raise ValueError(f"a step must return a state of the shapes that it was given, {before}; it returned {after}.")

@@ -1,0 +1,131 @@
+"""What is measured: the same works for all rivals, and what is required of nnshop beside each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+NNSHOP, UNROLLED, LOOP, SEED, STOCK, TORCH = "nnshop", "nnshop, unrolled", "nnshop, loop", "plain graph", "stock", "PyTorch"
+FILES = {TORCH: "torch_rivals"}  # all others are in nnabla_rivals
+
+
+@dataclass(frozen=True)
+class Case:
+    """One work at one size. Each rival computes it in a process of its own, once in each round.
+
+    Args:
+        work: The title under which it is reported.
+        size: Its name there.
+        function: What each rival's file calls it.
+        arguments: For that function, after the rival's name.
+        rivals: Who takes part. The first is the one that requirements are about.
+        warmup, repeats: How often it is computed before it is timed, and then in each process.
+        rounds: At most so many processes for each rival.
+        faster: By what factor the first rival must be faster than others.
+        smaller: At most what part of others' peak memory it may take.
+        seconds: The longest time it may take.
+        words: How many words one repeat processes.
+    """
+
+    work: str
+    size: str
+    function: str
+    arguments: dict = field(default_factory=dict)
+    rivals: tuple[str, ...] = (NNSHOP, TORCH)
+    warmup: int = 2
+    repeats: int = 10
+    rounds: int = 3
+    faster: dict[str, float] = field(default_factory=dict)
+    smaller: dict[str, float] = field(default_factory=dict)
+    seconds: float | None = None
+    words: int = 0
+
+
+def language_models() -> list[Case]:
+    sizes = [(200, 20, 20, 10), (650, 20, 35, 3)]
+    return [
+        Case(
+            "Language model, a training step",
+            f"2 x {units} LSTM, V=10000, B={batch}, T={steps}",
+            "language_model",
+            {"units": units, "batch": batch, "steps": steps},
+            (NNSHOP, UNROLLED, TORCH, SEED, STOCK),
+            warmup=1,
+            repeats=repeats,
+            faster={SEED: 5, TORCH: 1.2},
+            smaller={TORCH: 0.75} if units == 200 else {},
+            words=batch * steps,
+        )
+        for units, batch, steps, repeats in sizes
+    ]
+
+
+def layers() -> list[Case]:
+    sizes = [(1, 1000, 32, 20), (32, 100, 128, 20), (20, 35, 650, 6), (64, 50, 512, 4)]
+    return [
+        replace(
+            _layer("Layers, forward and backward", kind, batch, steps, units, repeats),
+            rounds=2,
+            rivals=(NNSHOP, TORCH, STOCK) if units < 500 else (NNSHOP, TORCH),
+            faster={TORCH: 1.2},
+        )
+        for kind in ("lstm", "gru", "rnn")
+        for batch, steps, units, repeats in sizes
+    ]
+
+
+def _layer(work: str, kind: str, batch: int, steps: int, units: int, repeats: int) -> Case:
+    arguments = {"kind": kind, "batch": batch, "steps": steps, "units": units}
+    return Case(work, f"{kind}, B={batch}, T={steps}, H={units}", "layer", arguments, repeats=repeats)
+
+
+def loops() -> list[Case]:
+    return [
+        Case(
+            "A cell of one's own, over long sequences",
+            f"T={steps}, B=32, H=128",
+            "own_cell",
+            {"steps": steps, "batch": 32, "units": 128},
+            (LOOP, UNROLLED) if steps <= 2000 else (LOOP,),
+            warmup=int(steps <= 1000),
+            repeats=3,
+            rounds=1,  # times as long as these vary little
+        )
+        for steps in (100, 1000, 2000, 10_000, 64_000)
+    ]
+
+
+def generation() -> list[Case]:
+    title, size = "Greedy generation, word by word", "2 x 200 LSTM, V=10000, one stream"
+    return [Case(title, size, "generation", {"units": 200}, warmup=50, repeats=500, faster={TORCH: 1.2}, words=1)]
+
+
+def imports() -> list[Case]:
+    title, size = "Import", "`import nnshop` after `import nnabla`"
+    return [Case(title, size, "import_time", rivals=(NNSHOP,), warmup=0, repeats=1, rounds=7, seconds=0.2)]
+
+
+GROWTH = "Growth of an LSTM layer"
+BASE = {"batch": 32, "steps": 50, "units": 128}
+AXES = {"steps": (10, 25, 50, 100, 200), "batch": (1, 4, 16, 32, 64), "units": (32, 64, 128, 256, 512)}
+
+
+def growth() -> list[Case]:
+    sizes = [{**BASE, axis: value} for axis, values in AXES.items() for value in values]
+    distinct = [size for i, size in enumerate(sizes) if size not in sizes[:i]]
+    return [replace(_layer(GROWTH, "lstm", **size, repeats=20), rounds=1) for size in distinct]
+
+
+WORKS = {
+    "language_model": language_models,
+    "layers": layers,
+    "loop": loops,
+    "generation": generation,
+    "import": imports,
+    "growth": growth,
+}
+
+
+def quick(case: Case) -> Case | None:
+    """A case that only tries out whether all works; None for one that takes long."""
+    big = case.arguments.get("units", 0) > 500 or case.arguments.get("steps", 0) > 1000
+    return None if big else replace(case, warmup=1, repeats=min(case.repeats, 3), rounds=1)

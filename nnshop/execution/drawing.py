@@ -1,0 +1,134 @@
+"""Random numbers that are drawn once for each step, and can be given again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import nnabla as nn
+import nnabla.functions as F
+import numpy as np
+
+from ..kernels.array_function import ArrayFunction
+
+
+class Drawing(ArrayFunction):
+    """A function that draws random numbers.
+
+    Attributes:
+        drawn: What its last forward drew.
+        replaying (bool): Whether its forward is to give `drawn` again.
+        random (bool): Whether it draws indeed.
+        written: Which inputs its forward writes to.
+    """
+
+    random: bool = True
+    written: Sequence[int] = ()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn: Any = None
+        self.replaying = False
+
+
+class Draw(Drawing):
+    """The output of a random function of NNabla.
+
+    Args:
+        source: A Variable that the random function computes, without other inputs than `given`.
+        given: Stands for the inputs of this function.
+        seeded: The random function has a seed of its own. Then, as in the unrolled graph, where each step has such a function,
+            all steps draw the same.
+    """
+
+    def __init__(self, source: nn.Variable, given: Sequence[nn.Variable] = (), seeded: bool = False) -> None:
+        super().__init__()
+        self.source, self.given, self.seeded = source, list(given), seeded
+
+    def setup_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
+        outputs[0].reset_shape(self.source.shape, True)
+
+    def forward_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
+        if not self.replaying and (self.drawn is None or not self.seeded):
+            for variable, value in zip(self.given, inputs):
+                variable.data = value.data
+            self.drawn = self._draw()
+        self._give(outputs[0].data)
+
+    def backward_impl(
+        self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable], propagate_down: list[bool], accum: list[bool]
+    ) -> None:
+        """Does nothing: the output of a draw needs no gradient."""
+
+    def _draw(self) -> Any:
+        self.source.data = nn.NdArray(self.source.shape)
+        self.source.forward()
+        return self.source.data
+
+    def _give(self, output: nn.NdArray) -> None:
+        output.copy_from(self.drawn, use_current_context=False)
+
+
+class DrawMask(Draw):
+    """Dropout's mask, 0 or a scale, kept as one bit for each number."""
+
+    def __init__(self, shape: tuple[int, ...], p: float, seed: int) -> None:
+        ones = nn.Variable(shape)
+        ones.data.fill(1)
+        super().__init__(F.dropout(ones, p, seed), seeded=seed != -1)
+        self.scale = np.float32(1 / (1 - p))
+
+    def _draw(self) -> np.ndarray:
+        return np.packbits(super()._draw().data != 0)
+
+    def _give(self, output: nn.NdArray) -> None:
+        bits = np.unpackbits(self.drawn, count=output.size).reshape(output.shape)
+        np.multiply(bits, self.scale, out=output.cast(np.float32))
+
+
+def is_random(function: Any) -> bool:
+    """Whether it is one of NNabla's random functions."""
+    return "seed" in function.info.args
+
+
+def why_not_drawn(function: Any) -> str:
+    """Tells why what a function draws cannot be given again; empty where it can, or where it draws nothing."""
+    if not is_random(function) or not function.inputs or function.info.type_name in ("Dropout", "RandomChoice"):
+        return ""
+    return "it draws anew when it is computed again for its gradient"
+
+
+def draw(function: Any, inputs: Sequence[nn.Variable]) -> tuple[nn.Variable, Draw]:
+    """Applies a random function of NNabla's again, in two parts: what draws, and what has the gradient.
+
+    Args:
+        function: A function of a graph.
+        inputs: Stand for its inputs.
+
+    Returns:
+        The output, and what draws.
+    """
+    kind, arguments = function.info.type_name, function.info.args
+    if kind == "Dropout":
+        mask = DrawMask(inputs[0].shape, arguments["p"], arguments["seed"])
+        return inputs[0] * _drawn(mask), mask
+    if kind == "RandomChoice":
+        return _draw_choice(*inputs, **arguments)
+    source = Draw(function.outputs[0], seeded=arguments["seed"] != -1)
+    return _drawn(source), source
+
+
+def _draw_choice(x: nn.Variable, w: nn.Variable, shape: Any, replace: bool, seed: int) -> tuple[nn.Variable, Draw]:
+    """Draws the places of what is chosen. NNabla gives to the weights there the same gradient as to the values."""
+    places = nn.Variable.from_numpy_array(np.broadcast_to(np.arange(x.shape[-1]), x.shape))
+    weights = nn.Variable(w.shape)
+    chosen = Draw(F.random_choice(places, weights, shape, replace, seed), [weights], seed != -1)
+    at = _drawn(chosen, w)
+    value, weight = (F.gather(v, at, axis=x.ndim - 1, batch_dims=x.ndim - 1) for v in (x, w))
+    return value + (weight - weight.get_unlinked_variable(need_grad=False)), chosen
+
+
+def _drawn(draw: Draw, *inputs: nn.Variable) -> nn.Variable:
+    output = draw(*(inputs or [nn.Variable(())]))  # NNabla's Python functions need an input
+    output.need_grad = False
+    return output

@@ -1,0 +1,48 @@
+"""Moves steps of sequences between arrays, by NNabla's own functions: on the CPU and on a device alike."""
+
+from __future__ import annotations
+
+import nnabla as nn
+import nnabla.functions as F
+import numpy as np
+
+
+class Mover:
+    """Copies and adds arrays of one shape.
+
+    Nothing refers to the arrays afterwards: NNabla lets no two parts of an array that overlap be in use at once, and a step
+    within a step may read the same sequence.
+
+    Args:
+        shape (tuple of int): Shape of one step.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        self._source, self._target, self._nothing = nn.Variable(shape), nn.Variable(shape), nn.NdArray(shape)
+        self._copy = F.mul_scalar(self._source, 1.0).parent  # unlike F.identity it converts to the target's type
+        self._add = F.add2(self._target, self._source, inplace=True).parent
+
+    def copy(self, source: nn.NdArray, target: nn.NdArray) -> None:
+        self._source.data, self._target.data = source, target
+        self._copy.forward([self._source], [self._target])
+        self._source.data = self._target.data = self._nothing
+
+    def add(self, source: nn.NdArray, target: nn.NdArray) -> None:
+        self._source.data, self._target.data = source, target
+        self._add.forward([self._target, self._source], [self._target])
+        self._source.data = self._target.data = self._nothing
+
+    def step(self, sequence: nn.NdArray, t: int) -> nn.NdArray:
+        """One step of an array `(T, ...)`, in the same memory."""
+        return sequence.narrow(0, t, 1).view(self.shape)
+
+    def writable(self, array: nn.NdArray) -> nn.NdArray:
+        """The array, made ready for its steps to be written to: with memory of the type that functions write here."""
+        context = self._copy.context
+        array.cast(np.float16 if context.backend[0].endswith(":half") else np.float32, context)
+        return array
+
+    def store(self, length: int) -> nn.NdArray:
+        """A new array of this many steps."""
+        return self.writable(nn.NdArray((length, *self.shape)))
