@@ -1,7 +1,7 @@
 # `make lm` trains a language model on a book, `make test` proves the library. Both set up all that they need, in .venv.
 PYTHON := .venv/bin/python
 
-.PHONY: lm test lint clean
+.PHONY: lm test lint bench clean
 
 lm: .venv/.examples
 	$(PYTHON) examples/language_model.py train --preset demo --resume --output runs/demo
@@ -13,6 +13,11 @@ lint: .venv/.dev
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m mypy
+
+bench: .venv/.examples
+	benchmarks/torch_venv
+	$(PYTHON) benchmarks/run.py
+	$(PYTHON) benchmarks/run.py --threads 2 --only language_model --only layers
 
 .venv/.examples: setup.py .ci/venv
 	.ci/venv fast,examples

@@ -49,7 +49,7 @@ from nnshop.data import (
     tokenize,
     unigram_perplexity,
 )
-from nnshop.functions import linear_cross_entropy
+from nnshop.functions import faster, linear_cross_entropy
 from nnshop.training import (
     CarriedState,
     Checkpoint,
@@ -165,7 +165,7 @@ class LanguageModel:
         self.state.follow(final)
         weight, bias, tied = self._output_weights(size, settings, init)
         # NNabla computes what is asked for: the logits where it generates, else a loss, which needs no logits.
-        self.logits = F.affine(h, F.transpose(weight, (1, 0)) if tied else weight, bias, base_axis=2)  # (B, T, V)
+        self.logits = faster(F.affine(h, F.transpose(weight, (1, 0)) if tied else weight, bias, base_axis=2))  # (B, T, V)
         loss = partial(linear_cross_entropy, h, weight, bias, self.targets, transpose=tied)
         self.losses = loss(reduction="batch_mean")
         self.masked_sum = loss(weights=self.mask, reduction="sum")

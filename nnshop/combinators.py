@@ -13,7 +13,7 @@ import nnabla.parametric_functions as PF
 from .core import AbstractCell, StateSpec, Tree, shapes, tree_leaves, tree_map
 from .execution.running import over
 from .functions import activation as find_activation
-from .functions import reshape, where, without_padding
+from .functions import faster, reshape, where, without_padding
 
 
 class Wrapper(AbstractCell):
@@ -58,7 +58,7 @@ class Lifted(AbstractCell):
         steps = shapes(tree_leaves(xs)[0])[:2]
         rows = tree_map(lambda v: reshape(without_padding(mask, v), (steps[0] * steps[1], *v.shape[2:])), xs)
         y, _ = self(rows, state)
-        return tree_map(lambda v: reshape(v, (*steps, *v.shape[1:])), y), state
+        return tree_map(lambda v: reshape(faster(v), (*steps, *v.shape[1:])), y), state
 
 
 # Functions whose row b depends on row b of x only.

@@ -146,7 +146,7 @@ class _Copy:
         given = [self._find(v) for v in function.inputs]
         if not _is_random(function) and all(v in self.names for v in given):
             with nn.auto_forward():
-                made = [self._constant(v.d) for v in _apply(function, given, inplace=False)]
+                made = [self._constant(v.d) for v in _apply(function, given)]
         else:
             made = _apply(function, [self._use(v) for v in given])
         for old, new in zip(function.outputs, made):
@@ -168,8 +168,9 @@ class _Copy:
         """What a Variable that is nothing else is frozen to, where it may be."""
         if v.need_grad:
             raise ValueError(
-                f"save_nnp: a trainable Variable of shape {v.shape} is in no parameter scope, so it has no name to be saved "
-                "under. Make it by nn.parameter.get_parameter_or_create, or name it in `inputs`."
+                f"save_nnp: a trainable Variable of shape {v.shape} is in no parameter scope (any more), so it has no name to "
+                "be saved under. Parameters were cleared, or loaded in its place, since the graph was built: build it again; "
+                "or name it in `inputs`."
             )
         if v.data.modification_count == 0:
             raise ValueError(f"save_nnp: a Variable of shape {v.shape} that never held a value must be named in `inputs`.")
@@ -237,11 +238,10 @@ def _is_random(function: Any) -> bool:
     return kind.startswith("Rand") or kind in ("Dropout", "ImageAugmentation")
 
 
-def _apply(function: Any, given: list[nn.Variable], **changed: Any) -> list[nn.Variable]:
-    """Calls a function of NNabla's again; arguments that it does not have are not changed."""
-    arguments = {key: changed.get(key, value) for key, value in function.info.args.items()}
+def _apply(function: Any, given: list[nn.Variable]) -> list[nn.Variable]:
+    """Calls a function of NNabla's again."""
     make = getattr(nnabla.function, function.info.type_name)
-    made = make(function.context, **arguments)(*given, n_outputs=len(function.outputs))
+    made = make(function.context, **function.info.args)(*given, n_outputs=len(function.outputs))
     return list(made) if isinstance(made, (list, tuple)) else [made]
 
 

@@ -147,6 +147,26 @@ def length_mask(lengths: nn.Variable | np.ndarray | Sequence[int], max_length: i
     return F.less(steps, reshape(lengths, (-1, 1)))
 
 
+# So many multiplications in one product pay for the time that a function in Python takes: at (32, 128, 512) both take as long.
+_WORTH_A_KERNEL = 1_500_000
+
+
+def faster(y: nn.Variable) -> nn.Variable:
+    """Returns what is to be used in place of y: where it is a large `F.affine`, on the CPU, one by a compiled kernel.
+
+    The graph must be new: nothing may use y yet. In auto-forward mode, where y is computed already, it is y.
+    """
+    if y.parent is None or y.parent.info.type_name != "Affine" or nn.get_auto_forward() or why_not_compiled():
+        return y
+    x, weight, *bias = y.parent.inputs
+    rows = int(np.prod(x.shape[: y.parent.info.args["base_axis"]]))
+    if weight.ndim != 2 or rows * weight.shape[0] * weight.shape[1] < _WORTH_A_KERNEL:
+        return y
+    from .kernels.dense import Affine  # here, since numba takes half a second to import
+
+    return reshape(Affine()(reshape(x, (rows, weight.shape[0])), weight, *bias), y.shape)
+
+
 REDUCTIONS = ("mean", "batch_mean", "sum", "none")
 
 
@@ -278,7 +298,7 @@ def _linear_losses(
         logits = F.affine(h, weight, bias, base_axis=h.ndim - 1)
         losses = F.softmax_cross_entropy(logits, reshape(targets, (*targets.shape, 1)), axis=h.ndim - 1)
         return reshape(losses, targets.shape)
-    from .kernels.dense import LinearCrossEntropy  # numba takes half a second to import
+    from .kernels.dense import LinearCrossEntropy
 
     rows = int(np.prod(targets.shape))
     inputs = [reshape(h, (rows, h.shape[-1])), weight, *([] if bias is None else [bias]), reshape(targets, (rows,))]

@@ -14,7 +14,7 @@ from .core import AbstractCell, Tree, batch_size_of, check_state, output_shape, 
 from .execution import iterate, run
 from .execution.running import check_cell
 from .execution.ways import check_variables
-from .functions import reshape, swap_time
+from .functions import faster, reshape, swap_time
 from .parameters import clean_after_error
 
 
@@ -353,7 +353,7 @@ def _check_rows(function: Callable, rows: int, y: Tree) -> None:
 def _folded(call: Callable, sequences: tuple[nn.Variable, ...], steps: tuple[int, int]) -> Tree:
     rows = steps[0] * steps[1]
     y = call(tuple(reshape(v, (rows, *v.shape[2:])) for v in sequences))
-    return tree_map(lambda v: reshape(v, (*steps, *v.shape[1:])), y)
+    return tree_map(lambda v: reshape(faster(v), (*steps, *v.shape[1:])), y)
 
 
 def _repeated(call: Callable, sequences: tuple[nn.Variable, ...]) -> Tree:

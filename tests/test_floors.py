@@ -19,7 +19,13 @@ FLOORS = [
     {"recurrentshop", "seq2seq", "decoding"},
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
-BESIDE = {"data", "training", "distributed"}  # they may import each other and floors 0 to 3, and only floor 4 imports them
+BESIDE = {
+    "config",
+    "data",
+    "export",
+    "training",
+    "distributed",
+}  # they may import each other and floors 0 to 3, and only floor 4 imports them
 
 
 def dotted(path: Path) -> str:

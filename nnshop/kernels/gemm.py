@@ -9,6 +9,8 @@ from .tile import ROWS, WIDTH, load, store, tile
 
 DEPTH = 256  # of a block of B: DEPTH x WIDTH numbers stay in the first-level cache
 BREADTH = 16 * WIDTH  # DEPTH x BREADTH numbers stay in the second-level cache
+FEW = 3  # so few rows of A do not pay for packing B
+STRIP = 4096  # numbers of a row of C that stay in the first-level cache
 HEIGHT = ROWS  # a tile of A stays in the first-level cache, and writes to C go along its rows
 
 
@@ -61,10 +63,37 @@ def pack_block(k, n, b, b_row, b_column, packed, panel):
             target += 4 * WIDTH
 
 
+@compiled("iiiiiiii")
+def _add_rows(k, a, a_column, b, b_row, c, first, last):
+    """Adds a row of A times B to a row of C, in columns first to last: B is read once, as it lies."""
+    for row in range(0, k - 3, 4):
+        a0, a1 = load(a + 4 * row * a_column), load(a + 4 * (row + 1) * a_column)
+        a2, a3 = load(a + 4 * (row + 2) * a_column), load(a + 4 * (row + 3) * a_column)
+        b0 = b + 4 * row * b_row
+        b1, b2, b3 = b0 + 4 * b_row, b0 + 8 * b_row, b0 + 12 * b_row
+        for j in range(4 * first, 4 * last, 4):
+            sums = a0 * load(b0 + j) + a1 * load(b1 + j) + a2 * load(b2 + j) + a3 * load(b3 + j)
+            store(c + j, load(c + j) + sums)
+    for row in range(k - k % 4, k):
+        number, from_b = load(a + 4 * row * a_column), b + 4 * row * b_row
+        for j in range(4 * first, 4 * last, 4):
+            store(c + j, load(c + j) + number * load(from_b + j))
+
+
 @compiled("wwwbs")
 def _multiply(a, b, c, accumulate, packed):
     m, k = a.shape
     n = b.shape[1]
+    if m <= FEW and b.strides[1] == 4:
+        for i in range(m):
+            row = c.ctypes.data + i * c.strides[0]
+            if not accumulate:
+                for j in range(n):
+                    store(row + 4 * j, 0)
+            from_a = a.ctypes.data + i * a.strides[0]
+            for j in range(0, n, STRIP):
+                _add_rows(k, from_a, a.strides[1] // 4, b.ctypes.data, b.strides[0] // 4, row, j, min(j + STRIP, n))
+        return
     a_row, a_column, c_row = a.strides[0] // 4, a.strides[1] // 4, c.strides[0] // 4
     b_row, b_column = b.strides[0] // 4, b.strides[1] // 4
     for j in range(0, n, BREADTH):

@@ -7,7 +7,9 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-numba = pytest.importorskip("numba")
+pytest.importorskip("numba")
+
+import numba
 
 from nnshop.kernels import activations
 from nnshop.kernels.compiling import FAST

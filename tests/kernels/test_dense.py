@@ -262,7 +262,9 @@ def test_ignored_targets_do_not_count(reduction: str, way: str) -> None:
         marked = np.where(ignored, index, np.where(targets == index, 1, targets))
         weights = np.random.RandomState(4).rand(3, 4)
         for extra in (None, weights):
-            expected = reduced(numpy_losses(arrays, np.where(ignored, 0, marked)), ~ignored * (1.0 if extra is None else extra), reduction)
+            expected = reduced(
+                numpy_losses(arrays, np.where(ignored, 0, marked)), ~ignored * (1.0 if extra is None else extra), reduction
+            )
             build = loss_of(marked, extra, reduction=reduction, ignore_index=index)
             if way == "portable":
                 with portable():
@@ -416,6 +418,8 @@ def test_auto_forward_gives_the_same() -> None:
 
 def test_the_function_itself_needs_no_helper() -> None:
     arrays, targets = problem(1, 6), targets_for(1, 6)
-    losses = LinearCrossEntropy(False)(*(constant(arrays[n][0] if n == "h" else arrays[n]) for n in "hWb"), constant(targets[0]))
+    losses = LinearCrossEntropy(False)(
+        *(constant(arrays[n][0] if n == "h" else arrays[n]) for n in "hWb"), constant(targets[0])
+    )
     losses.forward()
     assert_same(losses.d, numpy_losses(arrays, targets)[0], 2e-6)

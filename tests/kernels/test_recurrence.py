@@ -160,7 +160,9 @@ def test_any_number_but_zero_counts_in_a_mask(kind: Kind, keep: float) -> None:
     assert_same(actual[1], expected[1], 0)
 
 
-@pytest.mark.parametrize("kind", [kind for name, kind in KINDS.items() if name != "rnn_relu"], ids=lambda kind: kind.make.__name__)
+@pytest.mark.parametrize(
+    "kind", [kind for name, kind in KINDS.items() if name != "rnn_relu"], ids=lambda kind: kind.make.__name__
+)
 def test_large_numbers_saturate(kind: Kind) -> None:
     arrays = arrays_of(kind, 3, 4, 2, 3)
     arrays["x"] *= 1e6
