@@ -17,7 +17,7 @@ lint: .venv/.dev
 bench: .venv/.examples
 	benchmarks/torch_venv
 	$(PYTHON) benchmarks/run.py
-	$(PYTHON) benchmarks/run.py --threads 2 --only language_model --only layers
+	$(PYTHON) benchmarks/run.py --threads 2 --only language_model --only layers --output benchmarks
 
 .venv/.examples: setup.py .ci/venv
 	.ci/venv fast,examples

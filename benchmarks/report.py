@@ -12,13 +12,13 @@ from works import AXES, BASE, GROWTH, LOOP, NNSHOP, TORCH, UNROLLED
 
 
 def write(results: dict, folder: Path, images: Path) -> None:
-    """Writes results.json and results.md into one folder, plots into the other, and prints the requirements."""
+    """Writes JSON and Markdown into one folder, plots of one thread into the other, and prints the requirements."""
     for place in (folder, images):
         place.mkdir(parents=True, exist_ok=True)
     stem = "results" if results["threads"] == 1 else f"results_{results['threads']}_threads"
     (folder / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
     (folder / f"{stem}.md").write_text(markdown(results))
-    drawn = draw(results["rows"], images)
+    drawn = draw(results["rows"], images) if results["threads"] == 1 else []
     print("\n".join(required_table(results["requirements"])))
     print("written:", folder / f"{stem}.json", folder / f"{stem}.md", *drawn, sep="\n  ")
 
@@ -149,9 +149,11 @@ def draw_layers(plt, rows: list[dict]):
     ax.axvline(1, color="black", linewidth=1)
     ax.axvline(1.2, color="tab:red", linestyle="--", linewidth=1, label="required")
     ax.invert_yaxis()
-    ax.margins(x=0.1)
+    ax.set_xscale("log", base=2)
+    ax.set_xlim(0.5, 2 * max(*ratios, 2))
+    ax.xaxis.set_major_formatter("{x:g}")
     ax.set(xlabel="times as fast as PyTorch, forward and backward")
-    ax.legend()
+    ax.legend(loc="lower right")
     return figure
 
 

@@ -1,11 +1,11 @@
 """Measures nnshop beside its rivals: the same works, the same number of threads, in turn, each in a process of its own.
 
-    python benchmarks/run.py                        # about six minutes on one core
-    python benchmarks/run.py --threads 2
+    python benchmarks/run.py
     python benchmarks/run.py --quick --only layers
+    python benchmarks/run.py --threads 2 --only layers --output benchmarks
 
-A complete run writes `benchmarks/results.json`, `benchmarks/results.md` and the plots `docs/images/speed_*.png`; with several
-threads, `results_N_threads.*` beside them. What is quick, or only a part, goes to `build/benchmarks`.
+A whole run writes `benchmarks/results.json`, `benchmarks/results.md` and the plots `docs/images/speed_*.png`. What is quick, or
+only a part, goes to `build/benchmarks`. With several threads the results are called `results_N_threads`.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from works import FILES, NNSHOP, TORCH, WORKS, Case, quick
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+TRIALS = ROOT / "build/benchmarks"
 LIMIT = 600  # seconds that a process may take
 SLOW = 6  # who takes longer in a round is not asked again: such times vary little
 POOLS = ("OMP", "MKL", "OPENBLAS", "NUMBA")  # whose environment variables set the number of threads
@@ -140,6 +141,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--torch", type=Path, default=ROOT / ".venv-torch/bin/python", help="a Python with PyTorch; .venv-torch's by default"
     )
+    parser.add_argument("--output", type=Path, help="a folder for the tables of a part, in place of build/benchmarks")
     return parser.parse_args()
 
 
@@ -168,10 +170,9 @@ def main() -> None:
         "requirements": required,
         "rows": rows,
     }
-    complete = not (args.quick or args.only)
-    folder = HERE if complete else ROOT / "build/benchmarks"
-    images = ROOT / "docs/images" if complete and args.threads == 1 else ROOT / "build/benchmarks"
-    report.write(results, folder, images)
+    whole = not (args.quick or args.only)
+    folder = args.output or (HERE if whole else TRIALS)
+    report.write(results, folder, ROOT / "docs/images" if whole and args.threads == 1 else TRIALS)
 
 
 if __name__ == "__main__":

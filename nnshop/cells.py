@@ -15,16 +15,20 @@ import numpy as np
 
 from .core import AbstractCell, StateSpec, Tree, tree_leaves, tree_like
 from .execution.fused import fused, why_not_fused
+from .execution.running import over
 from .functions import activation as find_activation
-from .functions import without_padding
+from .functions import faster, without_padding
 from .parametric_functions import (
     GateWeights,
     check_input,
     gate_weights,
     gru_cell,
     gru_h2h_bias,
+    gru_recurrence,
     lstm_cell,
+    lstm_recurrence,
     simple_rnn_cell,
+    simple_rnn_recurrence,
     with_forget_bias,
 )
 
@@ -60,24 +64,52 @@ class _ParametricCell(AbstractCell):
         """The kind of its fused form, one of `fused.KINDS`; empty where these settings have none."""
 
     @abstractmethod
-    def _weights(self, inputs: int) -> dict[str, Any]:
-        """Makes or finds the weights, in the open scope; the arguments of `fused` that hold them."""
+    def _weights(self, inputs: int) -> GateWeights:
+        """Makes or finds the weights, in the open scope."""
 
-    def _gate_weights(self, inputs: int, gates: int, b_init: Any) -> GateWeights:
+    @abstractmethod
+    def _recur(self, x2h: nn.Variable, state: State, weights: GateWeights) -> tuple[nn.Variable, State]:
+        """Computes a step of what x gives to the gates, in the open scope."""
+
+    def _h2h_bias(self) -> nn.Variable | None:
+        return None
+
+    def _gate_weights(self, inputs: int, gates: int, outputs: int | None, b_init: Any) -> GateWeights:
         options = (self.w_init, self.recurrent_w_init, b_init, self.fix_parameters, self.rng, self.with_bias)
-        return gate_weights(inputs, self.units, gates, None, *options)
+        return gate_weights(inputs, self.units, gates, outputs, *options)
 
     def over(
         self, xs: Tree, state: Tree, mask: nn.Variable | None, *, length: int, reverse: bool, way: str
     ) -> tuple[Tree, Tree] | None:
         kind = self._kind()
-        if not kind or why_not_fused(kind, mask) or not isinstance(xs, nn.Variable):
+        is_fused = kind and not why_not_fused(kind, mask)
+        if not isinstance(xs, nn.Variable) or not (is_fused or way == "auto"):
             return None
-        check_input(repr(self), nn.Variable((1, *xs.shape[2:])))
+        check_input(repr(self), nn.Variable((xs.shape[0], *xs.shape[2:])))  # one step
+        xs = without_padding(mask, xs)
         with nn.parameter_scope(self.name or ""):
             weights = self._weights(xs.shape[2])
-        y, after = fused(kind, without_padding(mask, xs), states=tree_leaves(state), mask=mask, reverse=reverse, **weights)
-        return y, tree_like(state, after)
+            if is_fused:
+                y, after = fused(kind, xs, weights, tree_leaves(state), mask, reverse, self._h2h_bias())
+                return y, tree_like(state, after)
+        x2h = faster(F.affine(xs, weights.x2h, weights.b, base_axis=2))
+        return over(_Recurrent(self, weights), x2h, state, mask, length=length, reverse=reverse, way=way)
+
+
+@dataclass(frozen=True, repr=False)
+class _Recurrent(AbstractCell):
+    """What is left of a cell when what the inputs give to its gates is there; that is done for all steps at once."""
+
+    cell: _ParametricCell
+    weights: GateWeights
+
+    @property
+    def state(self) -> State:
+        return self.cell.state
+
+    def step(self, x2h: nn.Variable, state: State) -> tuple[nn.Variable, State]:
+        with nn.parameter_scope(self.cell.name or ""):
+            return self.cell._recur(x2h, state, self.weights)
 
 
 @dataclass(frozen=True, repr=False)
@@ -112,8 +144,12 @@ class SimpleRNNCell(_ParametricCell):
     def _kind(self) -> str:
         return {"tanh": "rnn", "relu": "rnn_relu"}.get(_name_of(self.activation), "")
 
-    def _weights(self, inputs: int) -> dict[str, Any]:
-        return {"weights": self._gate_weights(inputs, 1, self.b_init)}
+    def _weights(self, inputs: int) -> GateWeights:
+        return self._gate_weights(inputs, 1, None, self.b_init)
+
+    def _recur(self, x2h: nn.Variable, state: State, weights: GateWeights) -> tuple[nn.Variable, State]:
+        h = simple_rnn_recurrence(x2h, state, weights, self.activation)
+        return h, h
 
 
 @dataclass(frozen=True, repr=False)
@@ -159,8 +195,23 @@ class LSTMCell(_ParametricCell):
     def _kind(self) -> str:
         return "lstm" if _has_the_usual_gates(self) and not self.peephole and not self.projection_size else ""
 
-    def _weights(self, inputs: int) -> dict[str, Any]:
-        return {"weights": self._gate_weights(inputs, 4, with_forget_bias(self.b_init, self.units, self.forget_bias))}
+    def _weights(self, inputs: int) -> GateWeights:
+        b_init = with_forget_bias(self.b_init, self.units, self.forget_bias)
+        return self._gate_weights(inputs, 4, self.projection_size, b_init)
+
+    def _recur(self, x2h: nn.Variable, state: State, weights: GateWeights) -> tuple[nn.Variable, State]:
+        h, c = lstm_recurrence(
+            x2h,
+            *state,
+            w=weights,
+            activation=self.activation,
+            recurrent_activation=self.recurrent_activation,
+            peephole=self.peephole,
+            projection_size=self.projection_size,
+            fix_parameters=self.fix_parameters,
+            rng=self.rng,
+        )
+        return h, (h, c)
 
 
 @dataclass(frozen=True, repr=False)
@@ -197,11 +248,16 @@ class GRUCell(_ParametricCell):
     def _kind(self) -> str:
         return ("gru" if self.reset_after else "gru_before") if _has_the_usual_gates(self) else ""
 
-    def _weights(self, inputs: int) -> dict[str, Any]:
-        weights = {"weights": self._gate_weights(inputs, 3, self.b_init)}
-        if self.reset_after and self.with_bias:
-            weights["h2h_bias"] = gru_h2h_bias(self.units, self.fix_parameters)
-        return weights
+    def _weights(self, inputs: int) -> GateWeights:
+        return self._gate_weights(inputs, 3, None, self.b_init)
+
+    def _h2h_bias(self) -> nn.Variable | None:
+        return gru_h2h_bias(self.units, self.fix_parameters) if self.reset_after and self.with_bias else None
+
+    def _recur(self, x2h: nn.Variable, state: State, weights: GateWeights) -> tuple[nn.Variable, State]:
+        options = (self.activation, self.recurrent_activation, self.reset_after, self.fix_parameters, self.with_bias)
+        h = gru_recurrence(x2h, state, weights, *options)
+        return h, h
 
 
 def _name_of(activation: str | Callable) -> str:

@@ -143,7 +143,7 @@ def length_mask(lengths: nn.Variable | np.ndarray | Sequence[int], max_length: i
         lengths = nn.Variable.from_numpy_array(numbers)
     if lengths.ndim != 1:
         raise ValueError(f"lengths must have the shape (B,); got {lengths.shape}.")
-    steps = nn.Variable.from_numpy_array(np.arange(max_length).reshape(1, -1))
+    steps = reshape(F.arange(0, max_length), (1, max_length))
     return F.less(steps, reshape(lengths, (-1, 1)))
 
 
@@ -156,7 +156,7 @@ def faster(y: nn.Variable) -> nn.Variable:
 
     The graph must be new: nothing may use y yet. In auto-forward mode, where y is computed already, it is y.
     """
-    if y.parent is None or y.parent.info.type_name != "Affine" or nn.get_auto_forward() or why_not_compiled():
+    if y.parent is None or y.parent.name != "Affine" or nn.get_auto_forward() or why_not_compiled():
         return y
     x, weight, *bias = y.parent.inputs
     rows = int(np.prod(x.shape[: y.parent.info.args["base_axis"]]))
@@ -266,7 +266,8 @@ def linear_cross_entropy(
         A scalar `()`, or `(B, T)` for "none".
 
     Raises:
-        ValueError: Shapes do not fit, or the reduction is not known. When it runs, for a target >= V.
+        ValueError: Shapes do not fit, or the reduction is not known.
+        SystemError: When it runs, by NNabla, with the cause "targets below the V classes", for a target >= V.
 
     Example:
         >>> h, weight, targets = (nn.Variable.from_numpy_array(np.ones(s)) for s in ((2, 3, 5), (5, 4), (2, 3)))

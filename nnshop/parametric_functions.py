@@ -135,7 +135,12 @@ def simple_rnn_cell(
     """
     _check_step("simple_rnn_cell", units, x, h=(h, units))
     w = gate_weights(x.shape[1], units, 1, None, w_init, recurrent_w_init, b_init, fix_parameters, rng, with_bias)
-    return find_activation(activation)(F.affine(x, w.x2h, w.b) + F.affine(h, w.h2h))
+    return simple_rnn_recurrence(F.affine(x, w.x2h, w.b), h, w, activation)
+
+
+def simple_rnn_recurrence(x2h: nn.Variable, h: nn.Variable, w: GateWeights, activation: str | Callable) -> nn.Variable:
+    """What is left of the step when `x2h = x W + b` is there, for all steps at once."""
+    return find_activation(activation)(x2h + F.affine(h, w.h2h))
 
 
 @parametric_function_api(
@@ -208,11 +213,28 @@ def lstm_cell(
     _check_step("lstm_cell", units, x, h=(h, projection_size or units), c=(c, units))
     if forget_bias and not with_bias:
         raise ValueError(f"forget_bias={forget_bias} needs biases; leave with_bias=True, or forget_bias=0.")
-    act, gate = find_activation(activation), find_activation(recurrent_activation)
     b_init = with_forget_bias(b_init, units, forget_bias)
     options = (w_init, recurrent_w_init, b_init, fix_parameters, rng, with_bias)
     w = gate_weights(x.shape[1], units, 4, projection_size, *options)
-    z = F.affine(x, w.x2h, w.b) + F.affine(h, w.h2h)
+    own = (activation, recurrent_activation, peephole, projection_size, fix_parameters, rng)
+    return lstm_recurrence(F.affine(x, w.x2h, w.b), h, c, w, *own)
+
+
+def lstm_recurrence(
+    x2h: nn.Variable,
+    h: nn.Variable,
+    c: nn.Variable,
+    w: GateWeights,
+    activation: str | Callable,
+    recurrent_activation: str | Callable,
+    peephole: bool,
+    projection_size: int | None,
+    fix_parameters: bool,
+    rng: np.random.RandomState | None,
+) -> tuple[nn.Variable, nn.Variable]:
+    """What is left of the step when `x2h = x W + b` is there, for all steps at once."""
+    act, gate, units = find_activation(activation), find_activation(recurrent_activation), c.shape[1]
+    z = x2h + F.affine(h, w.h2h)
     i, f, g, o = split_gates(z, units)  # (B, H) each
     if peephole:
         p_i, p_f, p_o = F.split(_weight("peephole/W", (3, units), 1, None, fix_parameters, rng), axis=0)  # (H,) each
@@ -292,9 +314,23 @@ def gru_cell(
         (4, 8)
     """
     _check_step("gru_cell", units, x, h=(h, units))
-    act, gate = find_activation(activation), find_activation(recurrent_activation)
     w = gate_weights(x.shape[1], units, 3, None, w_init, recurrent_w_init, b_init, fix_parameters, rng, with_bias)
-    x2h = F.affine(x, w.x2h, w.b)
+    own = (activation, recurrent_activation, reset_after, fix_parameters, with_bias)
+    return gru_recurrence(F.affine(x, w.x2h, w.b), h, w, *own)
+
+
+def gru_recurrence(
+    x2h: nn.Variable,
+    h: nn.Variable,
+    w: GateWeights,
+    activation: str | Callable,
+    recurrent_activation: str | Callable,
+    reset_after: bool,
+    fix_parameters: bool,
+    with_bias: bool,
+) -> nn.Variable:
+    """What is left of the step when `x2h = x W + b` is there, for all steps at once."""
+    act, gate, units = find_activation(activation), find_activation(recurrent_activation), h.shape[1]
     if reset_after:
         h2h = F.affine(h, w.h2h)
         r, z = split_gates(gate(x2h[:, : 2 * units] + h2h[:, : 2 * units]), units)

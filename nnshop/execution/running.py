@@ -13,7 +13,7 @@ from ..functions import length_mask, swap_time, where, without_padding
 from ..kernels import why_not_arrays, why_not_compiled
 from ..kernels.hold import Hold
 from ..parameters import clean_after_error
-from .ways import WAYS, check_variables, check_way, iterate, sequence_length
+from .ways import WAYS, check_checkpoints, check_variables, check_way, iterate, sequence_length
 
 
 @clean_after_error()
@@ -27,6 +27,7 @@ def run(
     lengths: Any = None,
     reverse: bool = False,
     way: str = "auto",
+    checkpoint_every: int | None = None,
 ) -> tuple[Tree, Tree]:
     """Runs a cell over a batch of sequences.
 
@@ -47,6 +48,7 @@ def run(
             backwards within its own length.
         way: "fused", one function for the whole sequence; "loop" or "unrolled", see `iterate`; "auto" for the fastest that
             fits. They are equal in values and gradients.
+        checkpoint_every: For "loop": keeps each k-th state only, see `iterate`.
 
     Returns:
         `(ys, state)`: a tree of Variables `(B, T, ...)`, and the state after the last step (with a mask, the last valid one).
@@ -61,6 +63,7 @@ def run(
         ((4, 7, 8), (4, 8))
     """
     check_way(way, ["fused", *WAYS])
+    check_checkpoints(checkpoint_every, way)
     check_cell(cell)
     length = sequence_length(xs, length, axis=1)
     batch = batch_size_of(xs, state)
@@ -75,7 +78,11 @@ def run(
         state = cell.initial_state(batch)
     check_state(cell, "needs", state, batch)
     mask = _find_mask(mask, lengths, batch, length)
-    ys, state = over(cell, xs, state, mask, length=length, reverse=reverse, way=way)
+    options: dict[str, Any] = {"length": length, "reverse": reverse, "way": way}
+    if checkpoint_every is None:
+        ys, state = over(cell, xs, state, mask, **options)
+    else:
+        ys, state = _step_by_step(cell, xs, state, mask, **options, checkpoint_every=checkpoint_every)
     return (ys, state) if mask is None else (tree_map(lambda y: _hold(y, mask, reverse, way), ys), state)
 
 
@@ -97,7 +104,11 @@ def over(
     if way == "fused":
         reason = why_not_compiled() or "LSTMCell, GRUCell and SimpleRNNCell have one, with their own activations and no extras"
         raise ValueError(f"{cell} has no fused form here: {reason}. Use way='auto'.")
-    loop = partial(iterate, length=length, reverse=reverse, way=way)
+    return _step_by_step(cell, xs, state, mask, length=length, reverse=reverse, way=way)
+
+
+def _step_by_step(cell: AbstractCell, xs: Tree, state: Tree, mask: nn.Variable | None, **options: Any) -> tuple[Tree, Tree]:
+    loop: Callable = partial(iterate, **options)
     xs = tree_map(swap_time, xs)
     ys, state = loop(cell, xs, state) if mask is None else loop(_masked(cell), (xs, swap_time(mask)), state)
     return tree_map(swap_time, ys), state

@@ -69,9 +69,8 @@ def iterate(
     """
     check_way(way)
     length = sequence_length(xs, length, axis=0)
+    check_checkpoints(checkpoint_every, way)
     if checkpoint_every is not None:
-        if way != "loop":
-            raise ValueError(f"checkpoint_every is an option of way='loop'; got way={way!r}.")
         return loop.iterate(step, xs, state, length, reverse, checkpoint_every)
     if way == "auto":
         return _iterate_fast(step, xs, state, length, reverse)
@@ -91,6 +90,12 @@ def check_way(way: str, known: Iterable[str] = WAYS) -> None:
     """Raises ValueError unless the way to run is known."""
     if way not in ("auto", *known):
         raise ValueError(f"way must be one of {', '.join(['auto', *known])}; got {way!r}.")
+
+
+def check_checkpoints(checkpoint_every: int | None, way: str) -> None:
+    """Raises ValueError where the number of steps between kept states is given for another way than the loop."""
+    if checkpoint_every is not None and way != "loop":
+        raise ValueError(f"checkpoint_every is an option of way='loop'; got way={way!r}.")
 
 
 def check_variables(xs: Tree) -> None:

@@ -28,7 +28,7 @@ def _forward(gates, u, bias, h, mask, reverse, relu, y, h_before, step):
             if relu:
                 for j in range(units):
                     a = new[j] + now[j]
-                    new[j] = f4(0) if a < f4(0) else a  # a NaN stays
+                    new[j] = a if a > f4(0) else f4(0)  # of a NaN too, as in NNabla
             else:
                 for j in range(units):
                     new[j] = tanh(new[j] + now[j])

@@ -84,7 +84,8 @@ class WiredStep:
         kind = function.info.type_name
         if kind == "Dropout" and not self.dropout:
             return given
-        make = getattr(nnabla.function, kind, None)
+        # A function in Python may have the name of one of NNabla's.
+        make = None if function.name == "Callback" else getattr(nnabla.function, kind, None)
         if make is None:
             raise ValueError(f"{kind} is no function of NNabla's own, and cannot be applied again. {WAY_OUT}")
         arguments = self._rewrite(kind, function, given, batch)

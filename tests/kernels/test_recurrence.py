@@ -190,12 +190,14 @@ def test_what_is_not_finite_stays_in_its_row(kind: Kind, reverse: bool, bad: flo
             np.testing.assert_array_equal(np.delete(actual, row, 0), np.delete(right, row, 0))
         for of in ("x", *kind.states):
             np.testing.assert_array_equal(np.delete(gradients[of], row, 0), np.delete(slopes[of], row, 0))
-        if np.isnan(bad):
+        if np.isnan(bad) and kind is not KINDS["rnn_relu"]:  # NNabla's relu makes 0 of NaN
             assert np.isnan(outputs[0][row]).any()
 
 
 @both_directions
-@each_kind
+@pytest.mark.parametrize(
+    "kind", [kind for name, kind in KINDS.items() if name != "rnn_relu"], ids=lambda kind: kind.make.__name__
+)
 def test_nan_begins_at_its_step(kind: Kind, reverse: bool) -> None:
     arrays = arrays_of(kind, 2, 5, 3, 4)
     expected = twin(kind, arrays, None, reverse)
