@@ -140,7 +140,7 @@ def plain_loss(h: nn.Variable, targets: nn.Variable) -> nn.Variable:
 def generation(rival: str, units: int) -> Phases:
     words = zeros(1, 1)
     h, carry = run_cells(PF.embed(words, VOCABULARY, units), units, way_of(rival))
-    logits = PF.affine(h, VOCABULARY, base_axis=2)
+    logits = nnshop.TimeDistributed(PF.affine)(h, VOCABULARY)
     draw_parameters()
 
     def token() -> None:

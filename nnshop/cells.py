@@ -200,10 +200,12 @@ class LSTMCell(_ParametricCell):
         return self._gate_weights(inputs, 4, self.projection_size, b_init)
 
     def _recur(self, x2h: nn.Variable, state: State, weights: GateWeights) -> tuple[nn.Variable, State]:
+        h, c = state
         h, c = lstm_recurrence(
             x2h,
-            *state,
-            w=weights,
+            h,
+            c,
+            weights,
             activation=self.activation,
             recurrent_activation=self.recurrent_activation,
             peephole=self.peephole,

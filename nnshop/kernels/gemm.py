@@ -9,8 +9,7 @@ from .tile import ROWS, WIDTH, load, store, tile
 
 DEPTH = 256  # of a block of B: DEPTH x WIDTH numbers stay in the first-level cache
 BREADTH = 16 * WIDTH  # DEPTH x BREADTH numbers stay in the second-level cache
-FEW = 3  # so few rows of A do not pay for packing B
-STRIP = 4096  # numbers of a row of C that stay in the first-level cache
+FEW = 3  # so few rows of A do not pay for the packing of B
 HEIGHT = ROWS  # a tile of A stays in the first-level cache, and writes to C go along its rows
 
 
@@ -34,10 +33,32 @@ def multiply_block(m, n, k, a, a_row, a_column, b, b_panel, c, c_row, accumulate
         b += 4 * b_panel
 
 
+@compiled("wmmi")
+def _multiply_few(a, b, c, accumulate):
+    """Reads B once for each row of A, as it lies, four of its rows at a time."""
+    k, n = b.shape
+    for i in range(a.shape[0]):
+        x, y = a[i], c[i]
+        if not accumulate:
+            y[:] = 0
+        for row in range(0, k - 3, 4):
+            x0, x1, x2, x3 = x[row], x[row + 1], x[row + 2], x[row + 3]
+            b0, b1, b2, b3 = b[row], b[row + 1], b[row + 2], b[row + 3]
+            for j in range(n):
+                y[j] += (x0 * b0[j] + x1 * b1[j]) + (x2 * b2[j] + x3 * b3[j])
+        for row in range(k - k % 4, k):
+            x0, b0 = x[row], b[row]
+            for j in range(n):
+                y[j] += x0 * b0[j]
+
+
 @compiled("msmi")
 def multiply_packed(a, b, c, accumulate):
-    """C (m, n) (+)= A B, where B (panels, k, WIDTH) is packed."""
+    """C (m, n) (+)= A B, where B is packed: (panels, k, WIDTH), or one panel (1, k, n) as it lies."""
     k, n = b.shape[1], c.shape[1]
+    if b.shape[2] > WIDTH:
+        _multiply_few(a, b[0], c, accumulate)
+        return
     for start in range(0, k, DEPTH):
         depth = min(DEPTH, k - start)
         from_a, from_b = a.ctypes.data + 4 * start, b.ctypes.data + 4 * start * WIDTH
@@ -63,37 +84,10 @@ def pack_block(k, n, b, b_row, b_column, packed, panel):
             target += 4 * WIDTH
 
 
-@compiled("iiiiiiii")
-def _add_rows(k, a, a_column, b, b_row, c, first, last):
-    """Adds a row of A times B to a row of C, in columns first to last: B is read once, as it lies."""
-    for row in range(0, k - 3, 4):
-        a0, a1 = load(a + 4 * row * a_column), load(a + 4 * (row + 1) * a_column)
-        a2, a3 = load(a + 4 * (row + 2) * a_column), load(a + 4 * (row + 3) * a_column)
-        b0 = b + 4 * row * b_row
-        b1, b2, b3 = b0 + 4 * b_row, b0 + 8 * b_row, b0 + 12 * b_row
-        for j in range(4 * first, 4 * last, 4):
-            sums = a0 * load(b0 + j) + a1 * load(b1 + j) + a2 * load(b2 + j) + a3 * load(b3 + j)
-            store(c + j, load(c + j) + sums)
-    for row in range(k - k % 4, k):
-        number, from_b = load(a + 4 * row * a_column), b + 4 * row * b_row
-        for j in range(4 * first, 4 * last, 4):
-            store(c + j, load(c + j) + number * load(from_b + j))
-
-
 @compiled("wwwbs")
 def _multiply(a, b, c, accumulate, packed):
     m, k = a.shape
     n = b.shape[1]
-    if m <= FEW and b.strides[1] == 4:
-        for i in range(m):
-            row = c.ctypes.data + i * c.strides[0]
-            if not accumulate:
-                for j in range(n):
-                    store(row + 4 * j, 0)
-            from_a = a.ctypes.data + i * a.strides[0]
-            for j in range(0, n, STRIP):
-                _add_rows(k, from_a, a.strides[1] // 4, b.ctypes.data, b.strides[0] // 4, row, j, min(j + STRIP, n))
-        return
     a_row, a_column, c_row = a.strides[0] // 4, a.strides[1] // 4, c.strides[0] // 4
     b_row, b_column = b.strides[0] // 4, b.strides[1] // 4
     for j in range(0, n, BREADTH):
@@ -127,10 +121,18 @@ def pack(b: np.ndarray, packed: np.ndarray | None = None) -> np.ndarray:
     return packed
 
 
+def pack_for(steps: int, rows: int, b: np.ndarray) -> np.ndarray:
+    """Packs B `(k, n)` for so many products of so many rows; for too few it stays as it lies."""
+    return b[np.newaxis] if steps * rows <= FEW and b.flags.c_contiguous and b.shape[1] > WIDTH else pack(b)
+
+
 _BLOCK = np.empty((BREADTH // WIDTH, DEPTH, WIDTH), np.float32)
 
 
 def multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray, accumulate: bool = False) -> np.ndarray:
     """Computes `out = a @ b`, or adds it to out; a and b may be transposed views, the rows of out are contiguous."""
-    _multiply(a, b, out, accumulate, _BLOCK)
+    if len(a) <= FEW and b.flags.c_contiguous and out.flags.c_contiguous:
+        _multiply_few(a, b, out, accumulate)
+    else:
+        _multiply(a, b, out, accumulate, _BLOCK)
     return out

@@ -7,7 +7,7 @@ from numba import float32 as f4
 
 from .activations import sigmoid, tanh
 from .compiling import compiled
-from .gemm import multiply_packed, pack
+from .gemm import multiply_packed, pack, pack_for
 from .recurrence import Recurrence, rows_of
 
 
@@ -162,7 +162,9 @@ class ResetAfterGRU(Recurrence):
         width, units = gates.shape[2], y.shape[2]
         bias, h_bias = biases or (np.zeros(width, np.float32), np.zeros(units, np.float32))
         h_before, candidates, step = np.empty_like(y), np.empty_like(y), np.empty((len(y), width), np.float32)
-        _forward_after(gates, pack(u), bias, h_bias, *finals, mask, self.reverse, y, h_before, candidates, step)
+        _forward_after(
+            gates, pack_for(y.shape[1], len(y), u), bias, h_bias, *finals, mask, self.reverse, y, h_before, candidates, step
+        )
         return gates, h_before, candidates
 
     def _run_backward(self, saved: tuple, u: np.ndarray, dy: np.ndarray, dstates: list, mask: np.ndarray) -> tuple:

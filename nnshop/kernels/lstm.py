@@ -7,7 +7,7 @@ from numba import float32 as f4
 
 from .activations import sigmoid, tanh
 from .compiling import compiled
-from .gemm import multiply_packed, pack
+from .gemm import multiply_packed, pack, pack_for
 from .recurrence import Recurrence, rows_of
 
 
@@ -88,7 +88,7 @@ class LSTM(Recurrence):
         width = gates.shape[2]
         bias = biases[0] if biases else np.zeros(width, np.float32)
         h_before, c_before, step = np.empty_like(y), np.empty_like(y), np.empty((len(y), width), np.float32)
-        _forward(gates, pack(u), bias, *finals, mask, self.reverse, y, h_before, c_before, step)
+        _forward(gates, pack_for(y.shape[1], len(y), u), bias, *finals, mask, self.reverse, y, h_before, c_before, step)
         return gates, h_before, c_before
 
     def _run_backward(self, saved: tuple, u: np.ndarray, dy: np.ndarray, dstates: list, mask: np.ndarray) -> tuple:

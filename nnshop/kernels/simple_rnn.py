@@ -9,7 +9,7 @@ from numba import float32 as f4
 
 from .activations import tanh
 from .compiling import compiled
-from .gemm import multiply_packed, pack
+from .gemm import multiply_packed, pack, pack_for
 from .recurrence import Recurrence, rows_of
 
 
@@ -77,7 +77,7 @@ class SimpleRNN(Recurrence):
     ) -> tuple:
         bias = biases[0] if biases else np.zeros(gates.shape[2], np.float32)
         h_before, step = np.empty_like(y), np.empty_like(y[:, 0])
-        _forward(gates, pack(u), bias, *finals, mask, self.reverse, self.relu, y, h_before, step)
+        _forward(gates, pack_for(y.shape[1], len(y), u), bias, *finals, mask, self.reverse, self.relu, y, h_before, step)
         return gates, h_before
 
     def _run_backward(self, saved: tuple, u: np.ndarray, dy: np.ndarray, dstates: list, mask: np.ndarray) -> tuple:
