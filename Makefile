@@ -26,4 +26,4 @@ bench: .venv/.examples
 	.ci/venv fast,examples,dev
 
 clean:
-	rm -rf .venv build dist nnshop.egg-info
+	rm -rf .venv .venv-torch build dist nnshop.egg-info

@@ -134,6 +134,7 @@ def simple_rnn_cell(
         (4, 8)
     """
     _check_step("simple_rnn_cell", units, x, h=(h, units))
+    activation = find_activation(activation)  # a wrong name is found before there are weights
     w = gate_weights(x.shape[1], units, 1, None, w_init, recurrent_w_init, b_init, fix_parameters, rng, with_bias)
     return simple_rnn_recurrence(F.affine(x, w.x2h, w.b), h, w, activation)
 
@@ -213,6 +214,7 @@ def lstm_cell(
     _check_step("lstm_cell", units, x, h=(h, projection_size or units), c=(c, units))
     if forget_bias and not with_bias:
         raise ValueError(f"forget_bias={forget_bias} needs biases; leave with_bias=True, or forget_bias=0.")
+    activation, recurrent_activation = find_activation(activation), find_activation(recurrent_activation)
     b_init = with_forget_bias(b_init, units, forget_bias)
     options = (w_init, recurrent_w_init, b_init, fix_parameters, rng, with_bias)
     w = gate_weights(x.shape[1], units, 4, projection_size, *options)
@@ -314,6 +316,7 @@ def gru_cell(
         (4, 8)
     """
     _check_step("gru_cell", units, x, h=(h, units))
+    activation, recurrent_activation = find_activation(activation), find_activation(recurrent_activation)
     w = gate_weights(x.shape[1], units, 3, None, w_init, recurrent_w_init, b_init, fix_parameters, rng, with_bias)
     own = (activation, recurrent_activation, reset_after, fix_parameters, with_bias)
     return gru_recurrence(F.affine(x, w.x2h, w.b), h, w, *own)
