@@ -139,8 +139,9 @@ def plain_loss(h: nn.Variable, targets: nn.Variable) -> nn.Variable:
 
 def generation(rival: str, units: int) -> Phases:
     words = zeros(1, 1)
-    h, carry = run_cells(PF.embed(words, VOCABULARY, units), units, way_of(rival))
-    logits = nnshop.TimeDistributed(PF.affine)(h, VOCABULARY)
+    with nn.no_grad():
+        h, carry = run_cells(PF.embed(words, VOCABULARY, units), units, way_of(rival))
+        logits = nnshop.TimeDistributed(PF.affine)(h, VOCABULARY)
     draw_parameters()
 
     def token() -> None:
@@ -182,13 +183,16 @@ def own_cell(rival: str, batch: int, steps: int, units: int) -> Phases:
 
 def passes(shape: tuple[int, int, int], function: Callable[[nn.Variable], nn.Variable]) -> Phases:
     """The forward pass of a function of sequences, and the backward pass with all gradients, that of x too."""
-    rng = np.random.default_rng(0)
     x = nn.Variable(shape, need_grad=True)
     y = function(x)
-    draw_parameters()
-    x.d = rng.standard_normal(shape, dtype=np.float32)
-    gradient: Any = nn.NdArray.from_numpy_array(rng.standard_normal(y.shape, dtype=np.float32))
+    gradient: Any = nn.NdArray(y.shape)
     leaves = [x, *nn.get_parameters().values()]
+
+    def prepare() -> None:
+        draw_parameters()
+        rng = np.random.default_rng(0)
+        x.d = rng.standard_normal(shape, dtype=np.float32)
+        gradient.cast(np.float32)[...] = rng.standard_normal(y.shape, dtype=np.float32)
 
     def forward() -> None:
         y.forward(clear_no_need_grad=True)

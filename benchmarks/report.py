@@ -61,6 +61,8 @@ def required_row(entry: dict) -> list[str]:
         "speed": (f"≥ {required:g} times the speed of {entry['against']}", " times"),
         "memory": (f"≤ {required:g} of the memory of {entry['against']}", ""),
         "seconds": (f"≤ {required:g} s", " s"),
+        "build": (f"≤ {required:g} times the time to build", " times"),
+        "total": (f"≤ {required:g} times the time of a step", " times"),
     }[entry["measure"]]
     if reached is None:
         return [entry["work"], entry["size"], wanted, "not measured", "?"]

@@ -24,7 +24,7 @@ from time import perf_counter
 
 import report
 from tqdm import tqdm
-from works import FILES, NNSHOP, TORCH, WORKS, Case, quick
+from works import FILES, LOOP, LOOP_GROWTH, NNSHOP, TORCH, WORKS, Case, loops, quick
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -120,6 +120,22 @@ def requirements(case: Case, rows: list[dict]) -> Iterator[dict]:
         yield {**head, "measure": "seconds", "against": None, "required": case.seconds, "reached": reached}
 
 
+def growth_requirements(rows: list[dict]) -> Iterator[dict]:
+    """What is required of the loop's growth with T."""
+    seconds = {row["arguments"]["steps"]: row["seconds"] for row in rows if row["rival"] == LOOP and "note" not in row}
+    for phase, (first, last, required) in LOOP_GROWTH.items():
+        if first in seconds and last in seconds:
+            reached = seconds[last][phase] / seconds[first][phase] / (1 if phase == "build" else last / first)
+            yield {
+                "work": loops()[0].work,
+                "size": f"T={last:,} beside T={first:,}",
+                "measure": phase,
+                "against": None,
+                "required": required,
+                "reached": reached,
+            }
+
+
 def compile_kernels(workshop: Workshop) -> None:
     """Lets nnshop compile its kernels, which it does once for each machine: else the first process would take more memory."""
     tiny = {"batch": 1, "steps": 2, "units": 16}
@@ -161,6 +177,7 @@ def main() -> None:
             required += requirements(case, made)
             for outcome in (outcome for rival in case.rivals for outcome in outcomes[rival]):
                 versions.update(outcome.get("versions", {}))
+    required += growth_requirements(rows)
     results = {
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": shlex.join(["python", "benchmarks/run.py", *sys.argv[1:]]),

@@ -1,6 +1,7 @@
 """One rival computes one work, in a process of its own; prints what it took as a line of JSON. `run.py` starts it.
 
-The work's function builds what is needed and returns its phases by name; a repeat runs them in this order.
+The work's function builds what is needed and returns its phases by name; a repeat runs them in this order. One of the name
+"prepare" is run once, after building, and not timed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ def measure(function: Callable, rival: str, arguments: dict[str, Any], warmup: i
     """The seconds that it took to build the work, and of each repeat of each phase."""
     start = perf_counter()
     phases = function(rival, **arguments)
-    seconds: dict[str, list[float]] = {"build": [perf_counter() - start], **{phase: [] for phase in phases}}
+    build = perf_counter() - start
+    phases.pop("prepare", lambda: None)()
+    seconds: dict[str, list[float]] = {"build": [build], **{phase: [] for phase in phases}}
     deadline = perf_counter() + PATIENCE
     for done in range(warmup + repeats):
         if perf_counter() > deadline and done > warmup:

@@ -89,9 +89,15 @@ def loops() -> list[Case]:
             warmup=int(steps <= 1000),
             repeats=3,
             rounds=1,  # times as long as these vary little
+            faster={100: {UNROLLED: 0.5}, 2000: {UNROLLED: 1}}.get(steps, {}),
+            smaller={UNROLLED: 0.5} if steps == 1000 else {},
         )
         for steps in (100, 1000, 2000, 10_000, 64_000)
     ]
+
+
+# What must not grow with T, by phase: from T to T, at most so many times. Time is per step.
+LOOP_GROWTH = {"build": (100, 10_000, 1.5), "total": (1000, 64_000, 1.5)}
 
 
 def generation() -> list[Case]:

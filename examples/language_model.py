@@ -174,7 +174,7 @@ class LanguageModel:
     def _output_weights(size: int, settings: Settings, init: UniformInitializer) -> tuple[nn.Variable, nn.Variable, bool]:
         """The weight (H, V), or the embedding's (V, H), the bias, and which weight it is."""
         if settings.tied:
-            weight = nn.get_parameters()["embedding/embed/W"]
+            weight = get_parameter_or_create("embedding/embed/W", (size, settings.units))
             return weight, get_parameter_or_create("output/b", (size,), init), True
         weight = get_parameter_or_create("output/affine/W", (settings.units, size), init)
         return weight, get_parameter_or_create("output/affine/b", (size,), init), False
@@ -193,8 +193,8 @@ class LanguageModel:
 
 
 def evaluation_model(settings: Settings, size: int, batch_size: int, num_steps: int) -> LanguageModel:
-    """A graph without dropout on weights that exist."""
-    with nnshop.no_new_parameters():
+    """A graph without dropout and gradients on weights that exist."""
+    with nn.no_grad(), nnshop.no_new_parameters():
         return LanguageModel(settings, size, batch_size, num_steps)
 
 

@@ -7,23 +7,31 @@ from types import ModuleType
 from typing import Any
 
 import nnabla as nn
+import nnabla_ext
 import nnabla_ext.cpu
 import numpy as np
 from nnabla.function import PythonFunction
 
 
-def _spare_nnabla_the_search() -> None:
-    """Makes access to arrays eight times faster, 3 us in place of 22.
+class _Inside(ModuleType):
+    """Stands for a module that NNabla looks for inside itself first, as Python 2 did, and has what the real one has.
 
-    At each access NNabla, compiled in the manner of Python 2, looks for `nnabla_ext.cpu` and `nnabla` inside itself first, on
-    the disk. Python finds the first at once here, and knows of the second that it is not there; a module without a path
-    leaves all else to the search outside.
+    It is no package: NNabla finds the real submodules outside.
     """
-    inside = ModuleType("nnabla.nnabla_ext")
-    inside.cpu = nnabla_ext.cpu  # type: ignore[attr-defined]
-    sys.modules.setdefault("nnabla.nnabla_ext", inside)
+
+    def __init__(self, real: ModuleType) -> None:
+        super().__init__(f"nnabla.{real.__name__}")
+        self._real = real
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._real, name)
+
+
+def _spare_nnabla_the_search() -> None:
+    """Makes access to arrays several times faster: at each, NNabla searches the disk for `nnabla` and `nnabla_ext.cpu`."""
+    for real in (nn, nnabla_ext):
+        sys.modules.setdefault(f"nnabla.{real.__name__}", _Inside(real))
     sys.modules.setdefault("nnabla.nnabla_ext.cpu", nnabla_ext.cpu)
-    sys.modules.setdefault("nnabla.nnabla", None)  # type: ignore[arg-type]
 
 
 _spare_nnabla_the_search()
