@@ -15,6 +15,7 @@ from .parameters import no_new_parameters
 from .parametric_functions import gru_cell, linear_cross_entropy, lstm_cell, simple_rnn_cell
 from .portable import portable
 from .recurrentshop import RecurrentModel, RecurrentSequential
+from .scanning import foldl, foldr, map, reduce, scan, until
 from .training import CarriedState, clip_grad_by_global_norm
 from .weights import from_fused, to_fused
 

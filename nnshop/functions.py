@@ -113,6 +113,20 @@ def where(condition: nn.Variable, yes: nn.Variable, no: nn.Variable) -> nn.Varia
     return chosen * yes + (1 - chosen) * no
 
 
+def stop_gradient(x: nn.Variable) -> nn.Variable:
+    """Returns the same values; no gradient flows back through it.
+
+    Example:
+        >>> x = nn.Variable.from_numpy_array(3.).apply(need_grad=True)
+        >>> y = x * stop_gradient(x)
+        >>> y.forward(); y.backward(); float(x.g)
+        3.0
+    """
+    same = F.mul_scalar(x, 1)  # unlike F.identity it has an array of its own
+    same.need_grad = False
+    return same
+
+
 def without_padding(mask: nn.Variable | None, x: nn.Variable) -> nn.Variable:
     """Puts zeros where the mask has them, `(B,)` or `(B, T)`: a NaN there would come back in gradients, as 0 * NaN."""
     return x if mask is None else where(mask, x, F.constant(0, x.shape))

@@ -11,14 +11,25 @@ import nnabla as nn
 
 
 @contextmanager
-def scratch() -> Iterator[None]:
-    """Builds graphs without a trace: parameters are forgotten, nothing is computed, no random numbers of NNabla used up."""
+def scratch(stand_ins: bool = False) -> Iterator[None]:
+    """Builds graphs without a trace: parameters are forgotten, nothing is computed, no random numbers of NNabla used up.
+
+    Args:
+        stand_ins: The block finds the parameters that the open scope has, as other Variables on the same arrays; else none.
+    """
+    scope = _stand_ins(nn.parameter.get_current_parameter_scope()) if stand_ins else OrderedDict()
     random_state = nn.random.prng.get_state()
     try:
-        with nn.parameter_scope("", scope=OrderedDict()), nn.auto_forward(False):
+        with nn.parameter_scope("", scope=scope), nn.auto_forward(False):
             yield
     finally:
         nn.random.prng.set_state(random_state)
+
+
+def _stand_ins(scope: dict) -> OrderedDict:
+    return OrderedDict(
+        (name, _stand_ins(entry) if isinstance(entry, dict) else entry.get_unlinked_variable()) for name, entry in scope.items()
+    )
 
 
 def all_parameters() -> dict[str, nn.Variable]:

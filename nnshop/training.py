@@ -22,6 +22,7 @@ from typing import Any
 import nnabla as nn
 import numpy as np
 
+from . import values
 from .core import AbstractCell, Tree, check_state, tree_leaves
 from .parameters import all_parameters
 
@@ -113,12 +114,8 @@ class CarriedState:
             ValueError: It has another structure or shapes than the cell's state.
         """
         check_state(self.cell, "carries", final, self.batch_size)
-        # NNabla frees and reuses buffers during forward and backward; without this, carry would copy what came after.
-        for leaf in tree_leaves(final):
-            leaf.persistent = True
+        values.expect(tree_leaves(final))
         self.final = final
-        if not nn.get_auto_forward():
-            self._forget()
 
     def carry(self) -> None:
         """Copies the final states into the initial ones; call it after a batch's forward (and backward).
@@ -131,16 +128,11 @@ class CarriedState:
             raise ValueError(
                 "CarriedState.carry needs the graph's final state: call follow(state) with what nnshop.run returns."
             )
-        finals = [leaf.d for leaf in tree_leaves(self.final)]
-        missing = [value.shape for value in finals if np.isnan(value).all()]
-        if missing:
-            raise ValueError(
-                f"CarriedState.carry: final states of shapes {missing} have not been computed (or are NaN). Where the loss "
-                "does not depend on them, forward them with it: nn.forward_all([loss, *nnshop.tree_leaves(state.final)])."
-            )
-        # A copy, never an alias: backward still needs the initial state while the final one is being written.
+        way_out = "nn.forward_all([loss, *nnshop.tree_leaves(state.final)])"
+        # Copies, never aliases: backward still needs the initial state while the final one is being written.
+        finals = values.computed(tree_leaves(self.final), "CarriedState.carry", way_out)
         for before, value in zip(tree_leaves(self.initial), finals):
-            before.d = value.copy()
+            before.d = value
 
     @property
     def has_run(self) -> bool:
@@ -150,24 +142,19 @@ class CarriedState:
     def reset(self) -> None:
         """Sets the initial states back to what the cell's initializers give."""
         self.set([leaf.d for leaf in tree_leaves(self.cell.initial_state(self.batch_size))])
-        self._forget()
-
-    def _forget(self) -> None:
-        """Marks the final states as not computed, by NaN, so that `carry` does not take them for those of a batch."""
-        for leaf in tree_leaves(self.final):
-            leaf.d = np.nan
+        values.forget(tree_leaves(self.final))
 
     def get(self) -> list[np.ndarray]:
         """Copies the initial states out, as a checkpoint keeps them."""
         return [leaf.d.copy() for leaf in tree_leaves(self.initial)]
 
-    def set(self, values: list[np.ndarray]) -> None:
+    def set(self, states: list[np.ndarray]) -> None:
         """Copies values in, in the order of `get`; ValueError where they are of other shapes."""
         leaves = tree_leaves(self.initial)
-        if [value.shape for value in values] != [leaf.shape for leaf in leaves]:
-            expected, got = [leaf.shape for leaf in leaves], [value.shape for value in values]
+        if [value.shape for value in states] != [leaf.shape for leaf in leaves]:
+            expected, got = [leaf.shape for leaf in leaves], [value.shape for value in states]
             raise ValueError(f"{self.cell} carries states of shapes {expected}; got {got}.")
-        for leaf, value in zip(leaves, values):
+        for leaf, value in zip(leaves, states):
             leaf.d = value
 
 

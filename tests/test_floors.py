@@ -12,7 +12,7 @@ import nnshop
 
 PACKAGE = Path(nnshop.__file__).parent
 FLOORS = [
-    {"functions", "context", "kernels", "weights", "parameters", "portable"},
+    {"functions", "context", "kernels", "weights", "parameters", "portable", "values"},
     {"core", "parametric_functions", "execution"},
     {"cells", "combinators"},
     {"layers", "scanning"},

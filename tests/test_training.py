@@ -249,7 +249,7 @@ def test_a_final_state_that_the_loss_does_not_need_must_be_forwarded_with_it() -
     assert not state.has_run
     loss = F.sum(ys**2)
     loss.forward(clear_no_need_grad=True)
-    with pytest.raises(ValueError, match=r"final states of shapes \[\(1, 1\)\] have not been computed.*forward_all"):
+    with pytest.raises(ValueError, match=r"values of shapes \[\(1, 1\)\] have not been computed.*forward_all"):
         state.carry()
     losses = []
     for _ in range(3):

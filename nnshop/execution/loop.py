@@ -19,7 +19,13 @@ from .unrolled import check_state_kept
 
 
 def iterate(
-    step: Callable, xs: Tree, state: Tree, length: int, reverse: bool, checkpoint_every: int | None = None
+    step: Callable,
+    xs: Tree,
+    state: Tree,
+    length: int,
+    reverse: bool,
+    running: Callable | None = None,
+    checkpoint_every: int | None = None,
 ) -> tuple[Tree, Tree]:
     """Traces the step, and applies the loop; see `nnshop.execution.iterate`."""
     if is_portable():
@@ -30,11 +36,13 @@ def iterate(
     if not graph.outputs:
         return y, after
     inputs = [*tree_leaves((xs, state)), *graph.closures]
-    if not any(v.need_grad for v in inputs):
+    reached = graph.reached(graph.inputs)
+    if not any(v.need_grad for v in inputs) or not any(v in reached for v in graph.outputs):
         every = length  # no backward pass is to come
     loop = Loop(graph, len(tree_leaves(xs)), len(tree_leaves(y)), length, reverse, every)
+    if running is not None:
+        loop.running = running(tree_like(state, loop.states)).variable
     made = as_list(loop(*(inputs or [nn.Variable(())]), n_outputs=len(graph.outputs)))  # NNabla wants an input
-    reached = graph.reached(graph.inputs)
     for output, inner in zip(made, graph.outputs):
         if inner not in reached:
             output.need_grad = False
@@ -95,6 +103,8 @@ class Loop(Drawing):
             self.y = [_Port(v) for v in graph.outputs[:n_y]]
             self.sink = F.sink(*graph.outputs, one_input_grad=False)
         self.closures, self.after = graph.inputs[n_leaves:], graph.outputs[n_y:]
+        self.running: nn.Variable | None = None  # the state that ends the loop when it is 0
+        self.done = length
         self.kept: list[nn.NdArray] = []
 
     def setup_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
@@ -113,6 +123,7 @@ class Loop(Drawing):
     def forward_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
         self._take(inputs)
         self._start_drawing()
+        self.done = self.length
         ys = [port.mover.writable(output.data) for port, output in zip(self.y, outputs)]
         self.kept = self.kept or [port.mover.store(-(-self.length // self.every)) for port in self.states]
         for port, given in zip(self.states, self._parts(inputs)[1]):
@@ -124,8 +135,18 @@ class Loop(Drawing):
             for port, sequence in zip(self.y, ys):
                 port.write(sequence, t)
             self._advance()
+            if self.running is not None and not self.running.d.any():
+                self._leave_early(n + 1, ys)
+                break
         for port, output in zip(self.states, outputs[len(self.y) :]):
             port.mover.copy(port.variable.data, output.data)
+
+    def _leave_early(self, done: int, ys: list[nn.NdArray]) -> None:
+        """Ends the forward pass before the last step. Outputs of the others must hold something: the last ones."""
+        self.done = done
+        for t in self.order[done:]:
+            for port, sequence in zip(self.y, ys):
+                port.write(sequence, t)
 
     def _take(self, inputs: Sequence[nn.Variable]) -> None:
         """Uses sequences and closures where they are."""
@@ -178,8 +199,8 @@ class Loop(Drawing):
         dys = [output.grad for output in outputs[: len(self.y)]]
         for port, output in zip(self.states, outputs[len(self.y) :]):
             port.mover.copy(output.grad, port.variable.grad)
-        for start in reversed(range(0, self.length, self.every)):
-            stop = min(start + self.every, self.length)
+        for start in reversed(range(0, self.done, self.every)):
+            stop = min(start + self.every, self.done)
             stores, first = self._states_between(start, stop)
             for n in reversed(range(start, stop)):
                 self._restore_states(stores, n - first)

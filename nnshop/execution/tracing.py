@@ -46,7 +46,7 @@ class _Call:
     def __init__(self, step: Callable, x: Tree, state: Tree) -> None:
         stand_ins = tree_map(lambda v: nn.Variable(v.shape, need_grad=True), (x, state))
         self.python: dict[Any, PythonFunction] = {}
-        with _noting_python_functions(self.python):
+        with noting_python_functions(self.python):
             self.y, self.state = step(*stand_ins)
         self.inputs, self.outputs = tree_leaves(stand_ins), tree_leaves((self.y, self.state))
         for v in self.outputs:
@@ -59,7 +59,7 @@ class _Call:
 
 
 @contextmanager
-def _noting_python_functions(found: dict[Any, PythonFunction]) -> Iterator[None]:
+def noting_python_functions(found: dict[Any, PythonFunction]) -> Iterator[None]:
     """Notes which Python object computes which function that is made in this block; NNabla itself does not tell."""
     call = PythonFunction.__call__
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import Callable
 
+import nnabla as nn
 import nnabla.functions as F
 
 from ..core import Tree, shapes, tree_map
 from ..functions import unstack
 
 
-def iterate(step: Callable, xs: Tree, state: Tree, length: int, reverse: bool) -> tuple[Tree, Tree]:
+def iterate(
+    step: Callable, xs: Tree, state: Tree, length: int, reverse: bool, running: Callable | None = None
+) -> tuple[Tree, Tree]:
     """Splits, loops and stacks; see `nnshop.execution.iterate`."""
     columns = tree_map(unstack, xs)  # lists of T Variables are leaves
     before, ys = shapes(state), []
@@ -20,6 +23,9 @@ def iterate(step: Callable, xs: Tree, state: Tree, length: int, reverse: bool) -
         ys.append(y)
         if shapes(y) != shapes(ys[0]):
             raise ValueError(f"a step must return an output of the same shapes each time; {shapes(ys[0])}, then {shapes(y)}.")
+        if running is not None and nn.get_auto_forward() and not running(state).d.any():
+            ys += [y] * (length - len(ys))
+            break
     if reverse:
         ys.reverse()
     return tree_map(lambda *steps: F.stack(*steps, axis=0), *ys), state

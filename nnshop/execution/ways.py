@@ -28,6 +28,7 @@ def iterate(
     length: int | None = None,
     reverse: bool = False,
     way: str = "auto",
+    running: Callable | None = None,
     checkpoint_every: int | None = None,
 ) -> tuple[Tree, Tree]:
     """Runs a plain function over time; nothing is assumed about a batch axis.
@@ -50,6 +51,9 @@ def iterate(
             function: building takes no time, memory holds the states only, and the backward pass computes each step again,
             with the random numbers that it drew. It needs a step that does the same at each time, which it calls twice, not
             T times. "auto" takes the loop for long sequences, where it can, and outside of `portable()`.
+        running: Tells the leaf of the state that is 0 (all of it) after the last step that matters, such as
+            `lambda state: state[1]`. Where that is known while it runs, in the loop and in auto-forward mode, later steps are
+            not computed. Elsewhere they are: they must leave alone what is used of the state. Their outputs mean nothing.
         checkpoint_every: For "loop": keeps each k-th state only, and computes those between once more in the backward pass;
             about sqrt(T) needs least memory. By default it keeps all.
 
@@ -71,19 +75,21 @@ def iterate(
     length = sequence_length(xs, length, axis=0)
     check_checkpoints(checkpoint_every, way)
     if checkpoint_every is not None:
-        return loop.iterate(step, xs, state, length, reverse, checkpoint_every)
+        return loop.iterate(step, xs, state, length, reverse, running, checkpoint_every)
     if way == "auto":
-        return _iterate_fast(step, xs, state, length, reverse)
-    return WAYS[way](step, xs, state, length, reverse)
+        return _iterate_fast(step, xs, state, length, reverse, running)
+    return WAYS[way](step, xs, state, length, reverse, running)
 
 
-def _iterate_fast(step: Callable, xs: Tree, state: Tree, length: int, reverse: bool) -> tuple[Tree, Tree]:
+def _iterate_fast(
+    step: Callable, xs: Tree, state: Tree, length: int, reverse: bool, running: Callable | None
+) -> tuple[Tree, Tree]:
     if length >= LOOP_FROM and not is_portable():
         try:
-            return loop.iterate(step, xs, state, length, reverse)
+            return loop.iterate(step, xs, state, length, reverse, running)
         except NotRepeatable:
             pass  # it can be unrolled
-    return unrolled.iterate(step, xs, state, length, reverse)
+    return unrolled.iterate(step, xs, state, length, reverse, running)
 
 
 def check_way(way: str, known: Iterable[str] = WAYS) -> None:

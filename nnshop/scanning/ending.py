@@ -1,0 +1,73 @@
+"""A `scan` that ends early: what is frozen, and what its outputs are afterwards."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Callable, NamedTuple
+
+import nnabla as nn
+import nnabla.functions as F
+
+from ..core import Tree, tree_map
+from ..functions import reshape, stop_gradient, swap_time, where
+from .step import State
+
+
+class Ending(NamedTuple):
+    """The state of a scan that may end early."""
+
+    state: State
+    given: Tree  # to the last step that counted
+    running: nn.Variable  # 1 until the condition holds, then 0
+    steps: nn.Variable  # how many steps counted
+
+
+def ending(step: Callable) -> Callable:
+    """Freezes a step once its condition has held, for each sample where there is one condition each.
+
+    A step that does not count is given again what the last one was that counted. So it computes only what can be computed,
+    and no NaN of it can come back in gradients. With a condition for each sample this is so of the state alone, since other
+    arguments need not have a batch axis.
+    """
+
+    def wrapped(x: Tree, before: Ending) -> tuple[Tree, Ending]:
+        freeze = partial(where, before.running)
+        scalar = not before.running.ndim
+        given = tree_map(freeze, (x if scalar else (), before.state), before.given)
+        (outputs, condition), after = step(given[0] if scalar else x, given[1])
+        holds = reshape(stop_gradient(F.not_equal_scalar(condition, 0)), before.running.shape)
+        after = tree_map(freeze, after, before.state)
+        return outputs, Ending(after, given, before.running * (1 - holds), before.steps + before.running)
+
+    return wrapped
+
+
+def start_of(xs: Tree, state: State, condition: nn.Variable) -> Ending:
+    """Makes the state of a step that is `ending`; xs are sequences, the condition one of a single step."""
+    shape = condition.shape[:1]
+    given = (tree_map(lambda v: F.constant(0, v.shape[1:]), xs if not shape else ()), tree_map(_zeros, state))
+    return Ending(state, given, F.constant(1, shape), F.constant(0, shape))
+
+
+def _zeros(v: nn.Variable) -> nn.Variable:
+    return F.constant(0, v.shape)
+
+
+def hold(ys: nn.Variable, steps: nn.Variable, cut_at_end: bool) -> nn.Variable:
+    """Repeats the last output that counts, `(T, ...)`, of each sample where there are several numbers of steps."""
+    length = int(steps.d.max()) if cut_at_end else ys.shape[0]
+    t = F.arange(0, length)
+    if not steps.ndim:
+        return F.gather(ys, F.minimum2(t, F.broadcast(reshape(steps - 1, (1,)), (length,))), axis=0)
+    shape = (steps.shape[0], length)
+    last = F.broadcast(reshape(steps - 1, (-1, 1)), shape)
+    t = F.minimum2(F.broadcast(reshape(t, (1, length)), shape), last)
+    return swap_time(F.gather(swap_time(ys), t, axis=1, batch_dims=1))
+
+
+def last_steps(n_steps: int, steps: nn.Variable, count: int) -> nn.Variable:
+    """1 for the last so many steps before the end, `(T,)` or `(T, B)`; those after it do not matter."""
+    t = reshape(F.arange(0, n_steps), (n_steps, *[1] * steps.ndim))
+    first = reshape(steps - count, (1, *steps.shape))
+    shape = (n_steps, *steps.shape)
+    return stop_gradient(F.greater_equal(F.broadcast(t, shape), F.broadcast(first, shape)))
