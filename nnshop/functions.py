@@ -181,27 +181,36 @@ def faster(y: nn.Variable) -> nn.Variable:
     return reshape(Affine()(reshape(x, (rows, weight.shape[0])), weight, *bias), y.shape)
 
 
-REDUCTIONS = ("mean", "batch_mean", "sum", "none")
+REDUCTIONS = ("mean", "time_mean", "batch_mean", "sum", "none")
 
 
 def sequence_loss(
-    logits: nn.Variable, targets: nn.Variable, mask: nn.Variable | None = None, reduction: str = "mean"
+    logits: nn.Variable,
+    targets: nn.Variable,
+    weights: nn.Variable | None = None,
+    reduction: str = "mean",
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
 ) -> nn.Variable:
     """Computes the softmax cross entropy of each step of a sequence, in nats.
 
     Args:
         logits: `(B, T, V)`.
         targets: Class ids, `(B, T)` or `(B, T, 1)`.
-        mask: `(B, T)`, 1 for the steps that count; all by default.
-        reduction: "mean" over the steps that count (0 where none does); "batch_mean", the sum over time averaged over the
-            batch (the loss of Zaremba et al. 2014 and of TensorFlow's ptb_word_lm); "sum"; "none", the `(B, T)` losses
-            with masked ones 0.
+        weights: `(B, T)`, by what each loss is multiplied; a mask has 1 for the steps that count and 0 for the others, where
+            logits and targets may be anything. All count by default.
+        reduction: "mean" over the steps that count, by their weights (0 where none does); "time_mean", that of each sequence,
+            `(B,)`; "batch_mean", the sum over time averaged over the batch (the loss of Zaremba et al. 2014 and of
+            TensorFlow's ptb_word_lm); "sum"; "none", the `(B, T)` losses with masked ones 0.
+        ignore_index: Steps of this target do not count.
+        label_smoothing: e, from 0 to below 1: the target is met by 1 - e, and by e shared among all classes (C. Szegedy et
+            al., Rethinking the inception architecture, 2016).
 
     Returns:
-        A scalar `()`, or `(B, T)` for "none".
+        A scalar `()`, `(B,)` for "time_mean", or `(B, T)` for "none".
 
     Raises:
-        ValueError: Shapes do not fit, or the reduction is not known.
+        ValueError: Shapes do not fit, the reduction is not known, or label_smoothing is out of its range.
 
     Example:
         >>> logits, targets = nn.Variable.from_numpy_array(np.zeros((2, 3, 4))), nn.Variable.from_numpy_array(np.ones((2, 3)))
@@ -211,26 +220,46 @@ def sequence_loss(
     """
     if logits.ndim != 3:
         raise ValueError(f"sequence_loss needs logits of shape (B, T, V); got {logits.shape}.")
-    _check_loss("sequence_loss", "logits", logits, targets, mask, reduction)
+    _check_loss("sequence_loss", "logits", logits, targets, weights, reduction, label_smoothing)
     steps = logits.shape[:2]
-    if mask is not None:
+    targets = reshape(targets, steps)
+    weights = _without_ignored(targets, weights, ignore_index)
+    if weights is not None:
         # What padding holds must not matter: NNabla reads beyond the logits where an id is too large, and a NaN among the
         # logits would come back in the gradient.
-        mask = F.not_equal_scalar(mask, 0)
-        targets = F.where(mask, reshape(targets, steps), F.constant(0, steps))
-        logits = F.where(mask, logits, F.constant(0, logits.shape))
+        targets = F.where(weights, targets, F.constant(0, steps))
+        logits = F.where(weights, logits, F.constant(0, logits.shape))
     losses = reshape(F.softmax_cross_entropy(logits, reshape(targets, (*steps, 1)), axis=2), steps)
-    return _reduce(losses, mask, reduction)
+    if label_smoothing:
+        losses = (1 - label_smoothing) * losses - label_smoothing * F.mean(F.log_softmax(logits, axis=2), axis=2)
+    return _reduce(losses, weights, reduction)
 
 
-def _check_loss(who: str, of: str, x: nn.Variable, targets: nn.Variable, weights: nn.Variable | None, reduction: str) -> None:
+def _check_loss(
+    who: str,
+    of: str,
+    x: nn.Variable,
+    targets: nn.Variable,
+    weights: nn.Variable | None,
+    reduction: str,
+    label_smoothing: float,
+) -> None:
     if reduction not in REDUCTIONS:
-        raise ValueError(f"reduction must be 'mean', 'batch_mean', 'sum' or 'none'; got {reduction!r}.")
+        raise ValueError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}; got {reduction!r}.")
+    if not 0 <= label_smoothing < 1:
+        raise ValueError(f"label_smoothing must be from 0 to below 1; got {label_smoothing}.")
     steps = x.shape[:-1]
     if targets.shape not in (steps, (*steps, 1)):
         raise ValueError(f"{who} needs targets of shape {steps} for {of} {x.shape}; got {targets.shape}.")
     if weights is not None and weights.shape != steps:
-        raise ValueError(f"{who} needs a mask of shape {steps} for {of} {x.shape}; got {weights.shape}.")
+        raise ValueError(f"{who} needs weights of shape {steps} for {of} {x.shape}; got {weights.shape}.")
+
+
+def _without_ignored(targets: nn.Variable, weights: nn.Variable | None, ignore_index: int | None) -> nn.Variable | None:
+    if ignore_index is None:
+        return weights
+    counts = F.not_equal_scalar(targets, ignore_index)
+    return counts if weights is None else weights * counts
 
 
 def _reduce(losses: nn.Variable, weights: nn.Variable | None, reduction: str) -> nn.Variable:
@@ -239,6 +268,11 @@ def _reduce(losses: nn.Variable, weights: nn.Variable | None, reduction: str) ->
         losses = F.where(weights, losses * weights, F.constant(0, losses.shape))
     if reduction == "none":
         return losses
+    if reduction == "time_mean":
+        rows = (losses.shape[0], -1)
+        if weights is None:
+            return F.mean(reshape(losses, rows), axis=1)
+        return F.sum(reshape(losses, rows), axis=1) / _or_one(F.sum(reshape(weights, rows), axis=1))
     total = F.sum(losses)
     if reduction == "mean":
         return total * (1 / np.prod(losses.shape)) if weights is None else total / _or_one(F.sum(weights))
@@ -258,6 +292,7 @@ def linear_cross_entropy(
     ignore_index: int | None = None,
     reduction: str = "mean",
     transpose: bool = False,
+    label_smoothing: float = 0.0,
 ) -> nn.Variable:
     """Computes an output layer and its softmax cross entropy in one, in nats: what `sequence_loss` gives of its logits.
 
@@ -272,15 +307,15 @@ def linear_cross_entropy(
         weights: `(B, T)`, by what each loss is multiplied; a mask has 1 for the steps that count and 0 for the others, where h
             and the targets may be anything. All count by default.
         ignore_index: Steps of this target do not count.
-        reduction: "mean" over the steps that count, by their weights (0 where none does); "batch_mean", the sum averaged over
-            the first axis; "sum"; "none", the `(B, T)` losses.
+        reduction: As in `sequence_loss`; "batch_mean" is the sum averaged over the first axis.
         transpose: weight is `(V, D)`, such as that of an embedding.
+        label_smoothing: As in `sequence_loss`.
 
     Returns:
-        A scalar `()`, or `(B, T)` for "none".
+        A scalar `()`, `(B,)` for "time_mean", or `(B, T)` for "none".
 
     Raises:
-        ValueError: Shapes do not fit, or the reduction is not known.
+        ValueError: Shapes do not fit, the reduction is not known, or label_smoothing is out of its range.
         SystemError: When it runs, by NNabla, with the cause "targets below the V classes", for a target >= V.
 
     Example:
@@ -289,7 +324,7 @@ def linear_cross_entropy(
         >>> loss.forward(); round(float(loss.d), 4)  # log 4
         1.3863
     """
-    _check_loss("linear_cross_entropy", "h", h, targets, weights, reduction)
+    _check_loss("linear_cross_entropy", "h", h, targets, weights, reduction, label_smoothing)
     width, classes = reversed(weight.shape) if transpose else weight.shape
     if width != h.shape[-1] or (bias is not None and bias.shape != (classes,)):
         expected = ("(V, D)" if transpose else "(D, V)") + ("" if bias is None else " and a bias (V,)")
@@ -297,12 +332,27 @@ def linear_cross_entropy(
         raise ValueError(f"linear_cross_entropy needs a weight {expected} for h {h.shape}; got {given}.")
     steps = h.shape[:-1]
     targets = reshape(targets, steps)
-    if ignore_index is not None:
-        counts = F.not_equal_scalar(targets, ignore_index)
-        weights = counts if weights is None else weights * counts
+    weights = _without_ignored(targets, weights, ignore_index)
     if weights is not None:
         h, targets = without_padding(weights, h), F.where(weights, targets, F.constant(0, steps))
-    return _reduce(_linear_losses(h, weight, bias, targets, transpose), weights, reduction)
+    losses = _linear_losses(h, weight, bias, targets, transpose)
+    if label_smoothing:
+        losses = losses + label_smoothing * _above_the_mean(h, weight, bias, targets, transpose)
+    return _reduce(losses, weights, reduction)
+
+
+def _above_the_mean(
+    h: nn.Variable, weight: nn.Variable, bias: nn.Variable | None, targets: nn.Variable, transpose: bool
+) -> nn.Variable:
+    """By how much the target's logit is above the mean of all: for smoothing, no other logit is needed."""
+    weight = weight if transpose else F.transpose(weight, (1, 0))  # (V, D)
+    mean = reshape(F.mean(weight, axis=0), (*[1] * targets.ndim, weight.shape[1]))
+    away = F.embed(targets, weight) - mean  # (..., D)
+    above = F.sum(h * away, axis=h.ndim - 1)
+    if bias is None:
+        return above
+    return above + F.gather(bias, targets, axis=0) - reshape(F.mean(bias), (1,) * targets.ndim)
+
 
 
 def _linear_losses(

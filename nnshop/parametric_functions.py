@@ -367,6 +367,7 @@ def linear_cross_entropy(
     fix_parameters: bool = False,
     rng: np.random.RandomState | None = None,
     with_bias: bool = True,
+    label_smoothing: float = 0.0,
 ) -> nn.Variable:
     """Computes an output layer and its softmax cross entropy in one; the weights are those of `PF.affine` of the same name.
 
@@ -379,14 +380,15 @@ def linear_cross_entropy(
         n_classes (int): V.
         weights (~nnabla.Variable): `(B, T)`, by what each loss is multiplied, such as a mask.
         ignore_index (int): Steps of this target do not count.
-        reduction (str): "mean", "batch_mean", "sum" or "none".
+        reduction (str): "mean", "time_mean", "batch_mean", "sum" or "none", see `nnshop.sequence_loss`.
         w_init, b_init (initializer or ~numpy.ndarray): As in `PF.affine`.
         fix_parameters (bool): The weights get no gradient.
         rng (~numpy.random.RandomState): Draws the default weights.
         with_bias (bool): False leaves b out.
+        label_smoothing (float): As in `nnshop.sequence_loss`.
 
     Returns:
-        ~nnabla.Variable: A scalar `()`, or `(B, T)` for "none".
+        ~nnabla.Variable: A scalar `()`, `(B,)` for "time_mean", or `(B, T)` for "none".
 
     Example:
         >>> h, targets = nn.Variable((2, 3, 5)), nn.Variable((2, 3))
@@ -397,7 +399,7 @@ def linear_cross_entropy(
         raise ValueError(f"linear_cross_entropy needs n_classes >= 1; got {n_classes}.")
     w = _weight("W", (h.shape[-1], n_classes), 1, w_init, fix_parameters, rng)
     b = _bias("b", n_classes, b_init, fix_parameters) if with_bias else None
-    return linear_losses(h, w, b, targets, weights, ignore_index, reduction)
+    return linear_losses(h, w, b, targets, weights, ignore_index, reduction, label_smoothing=label_smoothing)
 
 
 def split_gates(gates: nn.Variable, units: int) -> list[nn.Variable]:

@@ -12,7 +12,7 @@ import reference
 from measuring import assert_same, constant, measure
 
 from nnshop import length_mask, sequence_loss, shift, time_distributed_softmax_cross_entropy, unstack
-from nnshop.functions import ACTIVATIONS, activation, reshape, swap_time, where
+from nnshop.functions import ACTIVATIONS, activation, linear_cross_entropy, reshape, swap_time, where
 
 NUMPY_ACTIVATIONS = {
     "elu": lambda x: np.where(x > 0, x, np.exp(x) - 1),
@@ -240,13 +240,60 @@ def test_mean_is_the_default_and_nlp_nnabla_has_another_name_for_it() -> None:
         (((2, 3), (2, 3)), {}, r"logits of shape \(B, T, V\); got \(2, 3\)"),
         (((2, 3, 4), (2, 4)), {}, r"targets of shape \(2, 3\) for logits \(2, 3, 4\); got \(2, 4\)"),
         (((2, 3, 4), (3, 2)), {}, r"targets of shape \(2, 3\) for logits \(2, 3, 4\); got \(3, 2\)"),
-        (((2, 3, 4), (2, 3)), {"mask": nn.Variable((2, 4))}, r"mask of shape \(2, 3\) for logits \(2, 3, 4\); got \(2, 4\)"),
-        (((2, 3, 4), (2, 3)), {"reduction": "total"}, r"'mean', 'batch_mean', 'sum' or 'none'; got 'total'"),
+        (((2, 3, 4), (2, 3)), {"weights": nn.Variable((2, 4))}, r"weights of shape \(2, 3\) for logits \(2, 3, 4\); got \(2, 4\)"),
+        (((2, 3, 4), (2, 3)), {"reduction": "total"}, r"'mean', .*, 'none'; got 'total'"),
     ],
 )
 def test_bad_losses_are_named(shapes: tuple, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sequence_loss(*map(nn.Variable, shapes), **options)
+
+
+SMOOTHED = {
+    "logits": lambda h, w, b, t, **options: sequence_loss(F.affine(h, w, b, base_axis=2), t, **options),
+    "linear": lambda h, w, b, t, **options: linear_cross_entropy(h, w, b, t, **options),
+    "tied": lambda h, w, b, t, **options: linear_cross_entropy(h, F.transpose(w, (1, 0)), b, t, transpose=True, **options),
+    "no bias": lambda h, w, b, t, **options: linear_cross_entropy(h, w, None, t, **options),
+}
+
+
+@pytest.mark.parametrize("kind", SMOOTHED)
+@pytest.mark.parametrize("reduction", ["mean", "time_mean", "batch_mean", "sum", "none"])
+def test_label_smoothing_ignored_targets_and_weights(reduction: str, kind: str) -> None:
+    rng = np.random.RandomState(0)
+    arrays = {"h": rng.randn(3, 4, 5), "w": rng.randn(5, 7), "b": rng.randn(7)}
+    targets, weights = rng.randint(7, size=(3, 4)), rng.rand(3, 4)
+    targets[1, :2] = 2  # ignored
+    weights[2, 1:] = 0
+
+    def expected(arrays: dict) -> np.ndarray:
+        logits = arrays["h"] @ arrays["w"] + (0 if kind == "no bias" else arrays["b"])
+        log_p = logits - np.log(np.exp(logits).sum(axis=2, keepdims=True))
+        wanted = 0.9 * np.eye(7)[targets] + 0.1 / 7
+        counts = weights * (targets != 2)
+        losses = -(wanted * log_p).sum(axis=2) * counts
+        means = {"mean": losses.sum() / counts.sum(), "time_mean": losses.sum(axis=1) / counts.sum(axis=1)}
+        return {**means, "batch_mean": losses.sum() / 3, "sum": losses.sum(), "none": losses}[reduction]
+
+    variables = {name: nn.Variable.from_numpy_array(array, need_grad=True) for name, array in arrays.items()}
+    options = {"weights": constant(weights), "reduction": reduction, "ignore_index": 2, "label_smoothing": 0.1}
+    loss = SMOOTHED[kind](*variables.values(), constant(targets), **options)
+    np.testing.assert_allclose(value(loss), expected(arrays), rtol=1e-5, atol=1e-6)
+    for v in variables.values():
+        v.grad.zero()
+    factor = rng.randn(*loss.shape)
+    total = F.sum(loss * constant(factor))
+    total.forward()
+    total.backward()
+    slopes = reference.gradients(lambda arrays: float(np.sum(expected(arrays) * factor)), arrays)
+    for name, v in variables.items():
+        np.testing.assert_allclose(v.g, slopes[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("smoothing", [-0.1, 1.0])
+def test_bad_smoothing_is_named(smoothing: float) -> None:
+    with pytest.raises(ValueError, match=f"label_smoothing must be from 0 to below 1; got {smoothing}"):
+        sequence_loss(nn.Variable((2, 3, 4)), nn.Variable((2, 3)), label_smoothing=smoothing)
 
 
 @pytest.mark.parametrize("scale", [0.5, 2.0, 255.0, -1.0])

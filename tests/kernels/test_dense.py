@@ -47,6 +47,9 @@ def reduced(losses: np.ndarray, weights: np.ndarray | None, reduction: str) -> A
     losses = np.where(weights != 0, losses * weights, 0)
     if reduction == "none":
         return losses
+    if reduction == "time_mean":
+        counts = weights.reshape(len(weights), -1).sum(axis=1)
+        return losses.reshape(len(losses), -1).sum(axis=1) / (counts + (counts == 0))
     divisor = {"mean": weights.sum() or 1, "batch_mean": len(losses), "sum": 1}[reduction]
     return losses.sum() / divisor
 
@@ -116,7 +119,7 @@ def loss_of(targets: np.ndarray, weights: np.ndarray | None = None, **options: A
 def test_every_gradient_is_that_of_the_equation(reduction: str, bias: bool, transpose: bool) -> None:
     arrays, targets = problem(bias=bias), targets_for()
     weights = np.array([[1, 0.5, 0, 2], [0, 0, 0, 0], [1, 1, 3, 0]])
-    given = np.random.RandomState(3).randn(3, 4) if reduction == "none" else np.array(1.7)
+    given = np.random.RandomState(3).randn(*{"none": (3, 4), "time_mean": (3,)}.get(reduction, ()))
 
     def numpy_loss(arrays: Arrays) -> float:
         return float(np.sum(reduced(numpy_losses(arrays, targets), weights, reduction) * given))
@@ -378,7 +381,7 @@ def test_what_does_not_fit_is_refused() -> None:
         ((h, w, b, nn.Variable((4, 3))), r"targets of shape \(3, 4\)"),
         ((h, nn.Variable((7, 5)), b, t), r"weight \(D, V\)"),
         ((h, w, nn.Variable((5,)), t), r"bias \(V,\)"),
-        ((h, w, b, t, nn.Variable((3,))), r"mask of shape \(3, 4\)"),
+        ((h, w, b, t, nn.Variable((3,))), r"weights of shape \(3, 4\)"),
     ):
         with pytest.raises(ValueError, match=match):
             linear_cross_entropy(*arguments)
