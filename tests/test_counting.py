@@ -97,6 +97,35 @@ def test_training_gives_the_same_in_auto_forward_mode(problem):
     np.testing.assert_array_equal(costs, expected)
 
 
+@pytest.mark.parametrize("auto_forward", [False, True])
+@pytest.mark.parametrize("name", counting.SOLVERS)
+def test_scan_gives_the_same_to_the_last_digit(problem, name, auto_forward):
+    with nn.auto_forward(auto_forward):
+        by_cell, by_scan = (
+            counting.train(name, *problem, updates=30, last_state=last_state)
+            for last_state in (counting.last_by_cell, counting.last_by_scan)
+        )
+    np.testing.assert_array_equal(by_scan[0], by_cell[0])
+    np.testing.assert_array_equal(by_scan[1], by_cell[1])
+    assert by_cell[0][-1] < by_cell[0][0]
+
+
+def test_the_option_for_scan_trains_by_scan_and_prints_the_same(tmp_path, monkeypatch, capsys):
+    used, train = [], counting.train
+
+    def noting(*arguments):
+        used.append(arguments[-1])
+        return train(*arguments)
+
+    monkeypatch.setattr(counting, "train", noting)
+    printed = []
+    for option in ([], ["--scan"]):
+        counting.main(["--output", str(tmp_path), "--epochs", "3", *option])
+        printed.append(capsys.readouterr().out)
+    assert used == [counting.last_by_cell] * 2 + [counting.last_by_scan] * 2
+    assert printed[1] == printed[0]
+
+
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_it_leaves_two_pictures(tmp_path, capsys, epochs):
     output = tmp_path / "deep" / "counting"

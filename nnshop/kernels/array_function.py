@@ -16,7 +16,7 @@ from nnabla.function import PythonFunction
 class _Inside(ModuleType):
     """Stands for a module that NNabla looks for inside itself first, as Python 2 did, and has what the real one has.
 
-    It is no package: NNabla finds the real submodules outside.
+    It has no `__path__`, so it is no package: NNabla finds the real submodules outside.
     """
 
     def __init__(self, real: ModuleType) -> None:
@@ -24,6 +24,8 @@ class _Inside(ModuleType):
         self._real = real
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
         return getattr(self._real, name)
 
 

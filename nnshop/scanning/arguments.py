@@ -33,17 +33,24 @@ def as_variable(value: Any, who: str) -> nn.Variable:
 
 
 def items(argument: Any) -> list:
-    """The entries of an argument that may hold one or several: a tuple or a list holds several, a list of numbers is one."""
+    """The entries of an argument that may hold one or several: a tuple or a list holds several, a list of numbers is one.
+
+    A list of a single number holds a number, as Theano reads it.
+    """
     if argument is None:
         return []
-    several = isinstance(argument, tuple) or (isinstance(argument, list) and not _is_numbers(argument))
-    return list(argument) if several else [argument]
+    one = not isinstance(argument, (list, tuple)) or (isinstance(argument, list) and _is_array(argument))
+    return [argument] if one else list(argument)
 
 
-def _is_numbers(entries: list) -> bool:
-    return bool(entries) and all(
-        isinstance(entry, (int, float, np.number)) or (isinstance(entry, list) and _is_numbers(entry)) for entry in entries
-    )
+def _is_array(entries: list) -> bool:
+    if len(entries) == 1 and _is_number(entries[0]):
+        return False
+    return bool(entries) and all(_is_number(entry) or (isinstance(entry, list) and _is_array(entry)) for entry in entries)
+
+
+def _is_number(entry: object) -> bool:
+    return isinstance(entry, (int, float, np.number))
 
 
 def _fields(who: str, entry: Any, allowed: str) -> dict:

@@ -27,9 +27,7 @@ def map(fn: Callable, sequences: Any, non_sequences: Any = None, **options: Any)
     return scan(fn, sequences, None, non_sequences, **options)
 
 
-def reduce(
-    fn: Callable, sequences: Any, outputs_info: Any, non_sequences: Any = None, **options: Any
-) -> tuple[Any, Updates]:
+def reduce(fn: Callable, sequences: Any, outputs_info: Any, non_sequences: Any = None, **options: Any) -> tuple[Any, Updates]:
     """Combines the steps of sequences into one value, from the first to the last.
 
     Args:

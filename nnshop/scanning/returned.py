@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,8 @@ class until:  # Theano's name
     Example:
         >>> def double(total):
         ...     total = total * 2
-        ...     return total, until(F.greater_scalar(total, 20))
-        >>> totals, updates = scan(double, outputs_info=3, n_steps=5)
+        ...     return total, nnshop.until(F.greater_scalar(total, 20))
+        >>> totals, updates = nnshop.scan(double, outputs_info=3, n_steps=5)
         >>> nn.forward_all([totals, updates.lengths]); totals.d, updates.lengths.d
         (array([ 6., 12., 24., 24., 24.], dtype=float32), array(3., dtype=float32))
     """
@@ -61,6 +61,16 @@ class Returned:
         if len(conditions) > 1:
             raise ValueError(f"the function of a scan may return one until(condition); it returned {len(conditions)}.")
         return cls(tuple(outputs), updates, conditions[0] if conditions else None)
+
+    def variables(self) -> list[nn.Variable]:
+        """All of them in one list."""
+        return [*self.outputs, *self.updates.values(), *([] if self.condition is None else [self.condition])]
+
+    def of_variables(self, variables: Iterable[nn.Variable]) -> Returned:
+        """The same with other Variables, in the order of `variables()`."""
+        remaining = iter(variables)
+        outputs = tuple(next(remaining) for _ in self.outputs)
+        return Returned(outputs, {v: next(remaining) for v in self.updates}, next(remaining, None))
 
 
 def _parts(made: Any) -> list:

@@ -171,7 +171,8 @@ def _try(
 
 
 def _argument_names(inputs: Several[Sequence], outputs: list[Output], constants: list[nn.Variable]) -> list[str]:
-    entries = [f"{entry.name} at tap {tap}" for entry in (*inputs, *outputs) for tap in entry.taps]
+    every: list[Sequence | Output] = [*inputs, *outputs]
+    entries = [f"{entry.name} at tap {tap}" for entry in every for tap in entry.taps]
     return [*entries, *(f"non_sequence {i}" for i in range(len(constants)))]
 
 
@@ -203,7 +204,9 @@ def _check_updates(first: Returned) -> None:
 def _check_condition(first: Returned, windows: Tree, cut_at_end: bool) -> None:
     condition = first.condition
     if cut_at_end and (condition is None or not nn.get_auto_forward()):
-        why = "a function that returns nnshop.until(condition)" if condition is None else "nn.auto_forward(), to know the length"
+        why = (
+            "a function that returns nnshop.until(condition)" if condition is None else "nn.auto_forward(), to know the length"
+        )
         raise ValueError(f"cut_at_end=True needs {why}.")
     if condition is None or not condition.ndim:
         return
@@ -240,15 +243,15 @@ class _Plan:
     def run(self, truncate: int) -> tuple[list[nn.Variable], State]:
         """Runs all steps; with truncate, the last so many in a part of their own, into which no gradient enters."""
         start = 0 if truncate == -1 else max(0, self.n_steps - truncate)
-        late, state = [], self.state
-        if start:
-            early, state = self._part(forgetting(self.call), state, 0, start)
+        if not start:
+            return self._part(self.call, self.state, 0, self.n_steps)
+        early, state = self._part(forgetting(self.call), self.state, 0, start)
         late, state = self._part(self.call, state, start, self.n_steps)
-        return ([F.concatenate(a, b, axis=0) for a, b in zip(early, late)] if start else late), state
+        return [F.concatenate(*both, axis=0) for both in zip(early, late)], state
 
     def _part(self, call: Callable, state: State, start: int, stop: int) -> tuple[list[nn.Variable], State]:
         xs = tree_map(lambda x: x[start:stop], self.xs) if stop - start < self.n_steps else self.xs
-        ((ys, _), state) = self._iterate(stepping(call), xs, state, start, stop)
+        (ys, _), state = self._iterate(stepping(call), xs, state, start, stop)
         return list(ys), state
 
     def _iterate(self, step: Callable, xs: Tree, state: Tree, start: int, stop: int, **options: Any) -> tuple[Tree, Tree]:
@@ -256,7 +259,9 @@ class _Plan:
             step, xs = cut(step), (xs, marks(self.window, start, stop))
         return iterate(step, xs, state, stop - start, **options, **self.options)
 
-    def run_until(self, condition: nn.Variable, truncate: int, cut_at_end: bool) -> tuple[list[nn.Variable], State, nn.Variable]:
+    def run_until(
+        self, condition: nn.Variable, truncate: int, cut_at_end: bool
+    ) -> tuple[list[nn.Variable], State, nn.Variable]:
         """Runs until the condition holds, of which one of a single step is given; returns the number of steps too."""
         if truncate == -1:
             ys, end = self._ending(self.call, self.xs, condition)

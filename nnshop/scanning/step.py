@@ -45,17 +45,14 @@ class Call:
         return [*tree_leaves(x), *past, *self.non_sequences]
 
     def __call__(self, x: Tree, state: State) -> Returned:
-        def build() -> list[nn.Variable]:
-            nonlocal returned
-            returned = Returned.of(self.fn(*self.arguments(x, state)))
-            condition = [] if returned.condition is None else [returned.condition]
-            return [*returned.outputs, *returned.updates.values(), *condition]
+        made: list[Returned] = []
 
-        returned = Returned((), {}, None)
-        leaves = iter(computed_of(build, dict(zip(self.shared, state.shared))))
-        outputs = tuple(next(leaves) for _ in returned.outputs)
-        updates = {v: next(leaves) for v in returned.updates}
-        return Returned(outputs, updates, next(leaves, None))
+        def build() -> list[nn.Variable]:
+            made.append(Returned.of(self.fn(*self.arguments(x, state))))
+            return made[0].variables()
+
+        leaves = computed_of(build, dict(zip(self.shared, state.shared)))
+        return made[0].of_variables(leaves)
 
 
 def check_arguments(fn: Callable, arguments: Sequence[str]) -> None:

@@ -35,8 +35,7 @@ def check_closures(fn: Callable, arguments: list[nn.Variable], given: Iterable[n
 
 class _Graph:
     def __init__(self, returned: Returned) -> None:
-        condition = [] if returned.condition is None else [returned.condition]
-        self.outputs = [*returned.outputs, *returned.updates.values(), *condition]
+        self.outputs = returned.variables()
         self.ordered: list[Any] = []
         if self.outputs:
             F.sink(*self.outputs).visit(self.ordered.append)

@@ -13,11 +13,12 @@ class Updates(Mapping):
     """The Variables that the function of a scan updates, and their values after the last step.
 
     Attributes:
-        lengths: How many steps were done until the condition held, `()` or `(B,)`; None without a condition.
+        lengths: How many steps were done until the condition held, `()` or `(B,)`, NaN before the graph has run; None without a
+            condition.
 
     Example:
         >>> count = nn.Variable.from_numpy_array(7.)
-        >>> _, updates = scan(lambda: {count: count + 1}, n_steps=3)
+        >>> _, updates = nnshop.scan(lambda: {count: count + 1}, n_steps=3)
         >>> nn.forward_all(list(updates.values()))
         >>> updates.apply(); float(count.d)
         10.0
@@ -25,7 +26,7 @@ class Updates(Mapping):
 
     def __init__(self, last: dict[nn.Variable, nn.Variable], lengths: nn.Variable | None) -> None:
         self._last, self.lengths = last, lengths
-        values.expect(last.values())
+        values.expect([*last.values(), *([] if lengths is None else [lengths])])
 
     def __getitem__(self, v: nn.Variable) -> nn.Variable:
         return self._last[v]
