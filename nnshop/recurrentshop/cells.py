@@ -126,9 +126,12 @@ class RNNCell(AbstractCell):
         if not any(getattr(self, f"{share}_{kind}") for share in ("kernel", "recurrent", "bias")):
             return []
         for name, _ in self.layout:
-            share = "bias" if name.split("/")[-1] == "b" else "kernel" if name == "x2h/W" else "recurrent"
-            found[name] = getattr(self, f"{share}_{kind}")
+            found[name] = getattr(self, f"{self.share_of(name)}_{kind}")
         return [(name, rule) for name, rule in found.items() if rule is not None]
+
+    def share_of(self, name: str) -> str:
+        """Whose rules a parameter has: those of the "kernel", the "recurrent" kernel or the "bias"."""
+        return "bias" if name.split("/")[-1] == "b" else "kernel" if name == "x2h/W" else "recurrent"
 
     @property
     def layout(self) -> Layout:

@@ -104,7 +104,58 @@ def pair(x: Tree, last: Tree) -> Tree:
     return x, last
 
 
-class RecurrentLayer(Described):
+class Layer(Described):
+    """What owns weights, in a scope of its own: a recurrent layer, or a model made of several."""
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = new_name(type(self)) if name is None else name
+        self._path: str | None = None
+
+    def parts(self) -> Iterator[tuple[AbstractCell, str]]:
+        """Yields what it is made of, each with the scope around its weights, in Keras' order of the weights."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name!r})"
+
+    @contextmanager
+    def scope(self) -> Iterator[None]:
+        """Opens the scope of the layer's weights: that of its first call, also when it is called elsewhere later."""
+        here = current_path()
+        if here is None:  # a scratch scope, which leaves no trace
+            with nn.parameter_scope(self.name):
+                yield
+            return
+        if self._path is None:
+            self._path = "/".join(filter(None, (here, self.name)))
+        with nn.parameter_scope(self._path, scope=nn.parameter.root_scope):
+            yield
+
+    @property
+    def path(self) -> str:
+        """The scope of the layer's weights from the root; ValueError before the first call, which fixes it."""
+        if self._path is None:
+            raise ValueError(f"{self.name}: has no weights before its first call.")
+        return self._path
+
+    @classmethod
+    def from_arguments(cls, arguments: dict[str, Any]) -> Layer:
+        """Makes the layer again from `arguments()`."""
+        return cls(**arguments)
+
+    def get_config(self, custom_objects: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """Describes the layer as plain JSON data, for `from_config`; weights are saved apart, by `nn.save_parameters`.
+
+        Args:
+            custom_objects: Your own functions and cells, by the names to give them.
+
+        Raises:
+            ValueError: A part cannot be described: a lambda, a graph, a Variable.
+        """
+        return encode(self, custom_objects)
+
+
+class RecurrentLayer(Layer):
     """What RecurrentSequential and RecurrentModel have in common; see there."""
 
     def __init__(
@@ -131,8 +182,7 @@ class RecurrentLayer(Described):
         self.return_states, self.go_backwards, self.stateful, self.unroll = return_states, go_backwards, stateful, unroll
         self.teacher_force, self.decode, self.output_length = teacher_force, decode, output_length
         self.state_initializer, self.sampling_probability = state_initializer, sampling_probability
-        self.name = new_name(type(self)) if name is None else name
-        self._path: str | None = None
+        super().__init__(name)
         self._carried: list[CarriedState] = []
 
     # ------------------------------------------------------------------------------------------------ what a subclass says
@@ -145,30 +195,8 @@ class RecurrentLayer(Described):
         """The cell with its readout, if the layer has one; x is one step's input."""
         raise NotImplementedError
 
-    # ---------------------------------------------------------------------------------------------------------------- scope
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r})"
-
-    @contextmanager
-    def scope(self) -> Iterator[None]:
-        """Opens the scope of the layer's weights: that of its first call, also when it is called elsewhere later."""
-        here = current_path()
-        if here is None:  # a scratch scope, which leaves no trace
-            with nn.parameter_scope(self.name):
-                yield
-            return
-        if self._path is None:
-            self._path = "/".join(filter(None, (here, self.name)))
-        with nn.parameter_scope(self._path, scope=nn.parameter.root_scope):
-            yield
-
-    @property
-    def path(self) -> str:
-        """The scope of the layer's weights from the root; ValueError before the first call, which fixes it."""
-        if self._path is None:
-            raise ValueError(f"{self.name}: has no weights before its first call.")
-        return self._path
+    def parts(self) -> Iterator[tuple[AbstractCell, str]]:
+        yield self.cell(), self.path
 
     # ----------------------------------------------------------------------------------------------------------------- call
 
@@ -266,22 +294,6 @@ class RecurrentLayer(Described):
         """What the layer was made with, and its name."""
         names = list(inspect.signature(RecurrentLayer.__init__).parameters)[1:]
         return {name: getattr(self, name) for name in names}
-
-    @classmethod
-    def from_arguments(cls, arguments: dict[str, Any]) -> RecurrentLayer:
-        """Makes the layer again from `arguments()`."""
-        return cls(**arguments)
-
-    def get_config(self, custom_objects: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """Describes the layer as plain JSON data, for `from_config`; weights are saved apart, by `nn.save_parameters`.
-
-        Args:
-            custom_objects: Your own functions and cells, by the names to give them.
-
-        Raises:
-            ValueError: A part cannot be described: a lambda, a graph, a Variable.
-        """
-        return encode(self, custom_objects)
 
     # ---------------------------------------------------------------------------------------------------------------- state
 
@@ -596,7 +608,7 @@ def _listed(variables: Any) -> list[nn.Variable]:
     return [variables] if isinstance(variables, nn.Variable) else list(variables)
 
 
-def from_config(config: dict, custom_objects: Mapping[str, Any] | None = None) -> RecurrentLayer:
+def from_config(config: dict, custom_objects: Mapping[str, Any] | None = None) -> Any:
     """Makes a layer from what its `get_config()` gave; its weights are found by the names that it had.
 
     Args:
@@ -613,7 +625,7 @@ def from_config(config: dict, custom_objects: Mapping[str, Any] | None = None) -
         True
     """
     made = decode(config, custom_objects)
-    if not isinstance(made, RecurrentLayer):
+    if not isinstance(made, Layer):
         raise ValueError(f"this config is of {type(made).__name__}, not of a layer.")
     return made
 

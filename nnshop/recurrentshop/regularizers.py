@@ -14,7 +14,7 @@ from ..core import AbstractCell
 from ..parameters import all_parameters
 from .cells import RNNCell
 from .config import TABLE
-from .engine import RecurrentLayer
+from .engine import Layer
 from .walk import join, layer_nodes
 
 Regularizer = Callable[[nn.Variable], nn.Variable]
@@ -88,7 +88,7 @@ def penalized(cell: AbstractCell, regularizers: dict | None = None, constraints:
     return Penalized(cell, tuple((regularizers or {}).items()), tuple((constraints or {}).items()))
 
 
-def regularization_losses(rnn: RecurrentLayer) -> dict[str, nn.Variable]:
+def regularization_losses(rnn: Layer) -> dict[str, nn.Variable]:
     """Collects the penalties of a layer's weights, each weight once, however many steps it serves.
 
     Args:
@@ -110,7 +110,7 @@ def regularization_losses(rnn: RecurrentLayer) -> dict[str, nn.Variable]:
     return {name: rule(w) for name, w, rule in _ruled(rnn, "regularizer")}
 
 
-def apply_constraints(rnn: RecurrentLayer) -> None:
+def apply_constraints(rnn: Layer) -> None:
     """Puts the weights of a layer back to their constraints; call it after a solver's update.
 
     Raises:
@@ -120,7 +120,7 @@ def apply_constraints(rnn: RecurrentLayer) -> None:
         w.d = rule(w.d)
 
 
-def _ruled(rnn: RecurrentLayer, kind: str) -> Iterator[tuple[str, nn.Variable, Callable]]:
+def _ruled(rnn: Layer, kind: str) -> Iterator[tuple[str, nn.Variable, Callable]]:
     """Yields the parameters that have a rule of this kind, each once."""
     parameters, seen = all_parameters(), set()
     for cell, path in layer_nodes(rnn):

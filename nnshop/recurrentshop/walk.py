@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..combinators import Stack, Sync, Wrapper, child_scopes
 from ..core import AbstractCell
-from .engine import Owned, RecurrentLayer
+from .engine import Layer, Owned
 
 
 def join(*parts: str | None) -> str:
@@ -26,6 +26,7 @@ def nodes(cell: AbstractCell, path: str) -> Iterator[tuple[AbstractCell, str]]:
         yield from nodes(cell.cell, path)
 
 
-def layer_nodes(rnn: RecurrentLayer) -> Iterator[tuple[AbstractCell, str]]:
-    """Yields all cells of a layer; ValueError before its first call, when they have no weights yet."""
-    return nodes(rnn.cell(), rnn.path)
+def layer_nodes(rnn: Layer) -> Iterator[tuple[AbstractCell, str]]:
+    """Yields all cells of a layer, or of a model; ValueError before its first call, when they have no weights yet."""
+    for cell, path in rnn.parts():
+        yield from nodes(cell, path)

@@ -15,7 +15,7 @@ from ..combinators import Lifted, Stack, Sync, Wrapper
 from ..core import AbstractCell
 from ..parameters import all_parameters
 from .cells import RNNCell
-from .engine import RecurrentLayer
+from .engine import Layer
 from .walk import join, layer_nodes
 
 
@@ -40,7 +40,7 @@ class Place:
         parameter.d = value
 
 
-def places(rnn: RecurrentLayer) -> list[Place]:
+def places(rnn: Layer) -> list[Place]:
     """Lists where each array of Keras' `get_weights()` belongs, in its order; each weight once."""
     return list(dict.fromkeys(place for cell, path in layer_nodes(rnn) for place in places_of(cell, path)))
 
@@ -59,7 +59,7 @@ def places_of(cell: AbstractCell, path: str) -> Iterator[Place]:
 
 
 def load_recurrentshop_weights(
-    rnn: RecurrentLayer, weights: Sequence[np.ndarray] | str | Path, order: Sequence[str | RNNCell] | None = None
+    rnn: Layer, weights: Sequence[np.ndarray] | str | Path, order: Sequence[str | RNNCell] | None = None
 ) -> None:
     """Loads weights of the original, as its `get_weights()` gives them, or from a file that its `save_weights` wrote.
 
@@ -91,7 +91,7 @@ def load_recurrentshop_weights(
         place.fill(parameters[place.name], array)
 
 
-def _ordered(rnn: RecurrentLayer, order: Sequence[str | RNNCell]) -> list[Place]:
+def _ordered(rnn: Layer, order: Sequence[str | RNNCell]) -> list[Place]:
     """The places of the weights of a model, in the order that the caller says."""
     found: list[Place] = []
     for item in order:
