@@ -247,6 +247,33 @@ class Streams:
             yield np.pad(x, fill), np.pad(y, fill), mask
 
 
+def pad(rows: Sequence[Sequence[int]], value: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Puts rows of ids of any lengths into one array.
+
+    Args:
+        rows: At least one.
+        value: What stands beyond the end of a row.
+
+    Returns:
+        Ids `(B, T)` for the longest row of T, at least 1, and the lengths `(B,)`.
+
+    Raises:
+        DataError: There are no rows.
+
+    Example:
+        >>> ids, lengths = pad([[3, 1, 4], [1]])
+        >>> ids.tolist(), lengths.tolist()
+        ([[3, 1, 4], [1, 0, 0]], [3, 1])
+    """
+    if not len(rows):
+        raise DataError("pad needs at least one row.")
+    lengths = np.array([len(row) for row in rows], np.int32)
+    ids = np.full((len(rows), max(1, lengths.max())), value, np.int32)
+    for row, out in zip(rows, ids):
+        out[: len(row)] = row
+    return ids, lengths
+
+
 def unigram_perplexity(corpus: Corpus, part: str = "test") -> float:
     """Computes the perplexity of a part under the frequencies of single words in train (add-one smoothing)."""
     return float(np.exp(-np.log(_unigram(corpus)[getattr(corpus, part)[1:]]).mean()))

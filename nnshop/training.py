@@ -3,17 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import json
-import os
 import re
 import signal
 import tempfile
 import threading
-import tokenize
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -23,23 +17,16 @@ import nnabla as nn
 import numpy as np
 
 from . import values
+from .archive import ArchiveError, atomic_write, damage_named, read_archive, write_archive
 from .core import AbstractCell, Tree, check_state, tree_leaves
 from .parameters import all_parameters
-
-FORMAT = 1
-# What reading a damaged zip, npy or JSON raises, or a file that is none of them.
-_DAMAGE = (
-    *(zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError),
-    *(RuntimeError, tokenize.TokenError),
-)
 
 
 class TrainingError(RuntimeError):
     """A training that cannot start or go on; the message says where, why, and what is saved."""
 
 
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used: not whole, foreign, or of another model."""
+CheckpointError = ArchiveError  # a checkpoint that cannot be used: not whole, foreign, or of another model
 
 
 def clip_grad_by_global_norm(solver: Any, max_norm: float) -> float:
@@ -158,37 +145,6 @@ class CarriedState:
             leaf.d = value
 
 
-@contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Gives a temporary path to write to, and renames it to `path` at the end, synced to the disk.
-
-    A reader, or a run after a power cut, finds the old file or the new one, never a part. After an exception the old file
-    stays.
-
-    Example:
-        >>> import tempfile
-        >>> target = Path(tempfile.mkdtemp()) / "a.txt"
-        >>> with atomic_write(target) as path:
-        ...     _ = path.write_text("whole")
-        >>> target.read_text()
-        'whole'
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def check_writable(folder: str | Path) -> Path:
     """Makes a folder, and tries that a file can be written there, so that a training need not find out at its end.
 
@@ -267,8 +223,6 @@ def save_checkpoint(path: str | Path, solver: Any, progress: dict[str, Any], sta
     arrays.update({f"state:{i}": value for i, value in enumerate(state)})
     arrays.update({f"random:{name}": value[1] for name, value in random.items()})
     meta = {
-        "format": FORMAT,
-        "nnabla": nn.__version__,
         "progress": progress,
         "states": len(state),
         "solver": {
@@ -278,9 +232,7 @@ def save_checkpoint(path: str | Path, solver: Any, progress: dict[str, Any], sta
         },
         "random": {name: [value[0], *value[2:]] for name, value in random.items()},
     }
-    arrays["meta"] = np.array(json.dumps(meta))
-    with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays)
+    write_archive(path, "checkpoint", meta, arrays)
 
 
 def load_checkpoint(path: str | Path) -> Checkpoint:
@@ -290,13 +242,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
         CheckpointError: The file is missing, truncated, damaged, or no checkpoint.
     """
     path = Path(path)
-    try:
-        # np.load leaves a path open where the file is damaged; the with does not.
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}  # reads every byte: a zip has a checksum for each member
-        meta = json.loads(str(arrays["meta"]))
-        if meta["format"] != FORMAT:
-            raise CheckpointError(f"{path}: is of format {meta['format']}; this nnshop reads format {FORMAT}.")
+    with damage_named(path, "checkpoint"):
+        meta, arrays = read_archive(path, "checkpoint")
         states: dict[str, dict] = {name: {} for name in meta["solver"]["t"]}
         for name, array in arrays.items():
             if name.startswith("solver:"):
@@ -310,12 +257,6 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             {**meta["solver"], "states": states},
             {name: (kind, arrays[f"random:{name}"], *rest) for name, (kind, *rest) in meta["random"].items()},
         )
-    except CheckpointError:
-        raise
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: there is no such checkpoint.") from error
-    except _DAMAGE as error:
-        raise CheckpointError(f"{path}: is not a whole checkpoint ({type(error).__name__}: {error}).") from error
 
 
 class Checkpoints:
@@ -445,5 +386,36 @@ def plot_curves(
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3, which="both")
     axes.legend()
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=110)
+
+
+def plot_alignments(path: str | Path, weights: np.ndarray, source: Sequence[str], target: Sequence[str]) -> None:
+    """Draws where attention looked, a row for each step, into a picture file.
+
+    Args:
+        path: Such as `attention.png`.
+        weights: `(T, S)`, such as one row of `Decoded.alignments`.
+        source: The S symbols that it looked at.
+        target: The T symbols that it said.
+
+    Raises:
+        ValueError: There are fewer weights than symbols.
+        TrainingError: matplotlib is not installed.
+    """
+    check_matplotlib()
+    from matplotlib.figure import Figure
+
+    if weights.ndim != 2 or weights.shape[0] < len(target) or weights.shape[1] < len(source):
+        sizes = f"{len(target)} by {len(source)}"
+        raise ValueError(f"plot_alignments needs weights (T, S) for {sizes} symbols; got {weights.shape}.")
+    shown = weights[: len(target), : len(source)]
+    figure = Figure(figsize=(1.5 + 0.25 * len(source), 1.2 + 0.25 * len(target)), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shown, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    axes.set_xticks(range(len(source)), source)
+    axes.set_yticks(range(len(target)), target)
+    axes.set(xlabel="source", ylabel="said")
+    figure.colorbar(image, ax=axes, label="weight")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110)

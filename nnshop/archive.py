@@ -1,0 +1,103 @@
+"""Files of arrays and JSON: written whole or not at all, and loaded without running code."""
+
+from __future__ import annotations
+
+import json
+import os
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nnabla as nn
+import numpy as np
+
+FORMAT = 1
+# What reading a damaged zip, npy or JSON raises, or a file that is none of them.
+DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError),
+    *(RuntimeError, tokenize.TokenError),
+)
+
+
+class ArchiveError(ValueError):
+    """A file that is missing, damaged, or of another kind; the message names it."""
+
+
+@contextmanager
+def atomic_write(path: str | Path) -> Iterator[Path]:
+    """Gives a temporary path to write to, and renames it to `path` at the end, synced to the disk.
+
+    A reader, or a run after a power cut, finds the old file or the new one, never a part. After an exception the old file
+    stays.
+
+    Example:
+        >>> import tempfile
+        >>> target = Path(tempfile.mkdtemp()) / "a.txt"
+        >>> with atomic_write(target) as path:
+        ...     _ = path.write_text("whole")
+        >>> target.read_text()
+        'whole'
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_archive(path: str | Path, kind: str, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes one file, an `.npz` of plain arrays and JSON, atomically.
+
+    Args:
+        path: The file.
+        kind: What it is, such as "checkpoint".
+        meta: JSON data.
+        arrays: By name.
+    """
+    about = {"format": FORMAT, "kind": kind, "nnabla": nn.__version__, **meta}
+    with atomic_write(path) as temporary, open(temporary, "wb") as file:
+        np.savez(file, **arrays, meta=np.array(json.dumps(about)))
+
+
+def read_archive(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Reads what `write_archive` wrote, whole; returns the JSON data and the arrays.
+
+    Raises:
+        ArchiveError: The file is missing, damaged, or of another kind or format.
+    """
+    path = Path(path)
+    with damage_named(path, kind):
+        # np.load leaves a path open where the file is damaged; the with does not.
+        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}  # reads every byte: a zip has a checksum for each member
+        meta = json.loads(str(arrays.pop("meta")))
+        found = (meta["format"], meta["kind"])
+    if found != (FORMAT, kind):
+        raise ArchiveError(f"{path}: is a {found[1]} of format {found[0]}; a {kind} of format {FORMAT} is wanted.")
+    return meta, arrays
+
+
+@contextmanager
+def damage_named(path: Path, kind: str) -> Iterator[None]:
+    """Turns what is raised on damaged contents into an ArchiveError that names the file."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ArchiveError(f"{path}: there is no such {kind}.") from error
+    except ArchiveError:
+        raise
+    except DAMAGE as error:
+        raise ArchiveError(f"{path}: is not a whole {kind} ({type(error).__name__}: {error}).") from error
