@@ -228,6 +228,7 @@ class Readout(Wrapper):
     shape: tuple[int, ...]
     merge: str | Callable[[Tree, Tree], Tree] = "add"
     activation: str | Callable = "linear"
+    feed: Callable[[Tree], nn.Variable] | None = None
 
     @property
     def state(self) -> Tree:
@@ -239,7 +240,7 @@ class Readout(Wrapper):
             self._check_width(x)
         merge = self.merge if callable(self.merge) else MERGES[self.merge]
         y, inner = self.cell(merge(x, find_activation(self.activation)(last)), inner)
-        return y, (inner, y)
+        return y, (inner, y if self.feed is None else self.feed(y))
 
     def _check_width(self, x: Tree) -> None:
         if self.merge != "readout_only" and self.shape != (1,) and shapes(x)[1:] != self.shape:  # a width of one is broadcast
@@ -254,26 +255,29 @@ def readout(
     shape: tuple[int, ...],
     merge: str | Callable[[Tree, Tree], Tree] = "add",
     activation: str | Callable = "linear",
+    feed: Callable[[Tree], nn.Variable] | None = None,
 ) -> AbstractCell:
     """Feeds a cell's last output back into its input: the last output is one more state.
 
     .. code-block:: text
 
-        y[t] = cell(merge(x[t], activation(y[t - 1]))), y[-1] = the initial readout, zeros by default
+        y[t] = cell(merge(x[t], activation(feed(y[t - 1])))), feed(y[-1]) = the initial readout, zeros by default
 
     RecurrentShop's `readout`; there the state of the readout is not returned.
 
     Args:
         cell: Any cell.
-        shape: That of its output, without the batch axis: `output_shape(cell, x)` tells it.
-        merge: "add", "mul", "avg", "max", "readout_only" (x counts for nothing), or a function of `(x, last output)`.
-        activation: Of the last output before it is merged, a name or a function.
+        shape: That of what is fed back, without the batch axis: of the output, `output_shape(cell, x)` tells it.
+        merge: "add", "mul", "avg", "max", "readout_only" (x counts for nothing), or a function of `(x, what is fed back)`.
+        activation: Of what is fed back before it is merged, a name or a function.
+        feed: What is fed back of the output, such as the most likely id `(B,)`, of shape `()`, of logits. It is what the state
+            holds and what `teacher_forced` replaces. By default it is the output itself.
 
     Returns:
-        A cell with the state `(the cell's state, last output)`.
+        A cell with the state `(the cell's state, what is fed back)`.
 
     Raises:
-        ValueError: The merge or the activation is not known; when it runs, if the output has another shape.
+        ValueError: The merge, the activation or feed is not known; when it runs, if what is fed back has another shape.
 
     Example:
         >>> cell = readout(nnshop.LSTMCell(3), shape=(3,))
@@ -283,8 +287,10 @@ def readout(
     """
     if not callable(merge) and merge not in MERGES:
         raise ValueError(f"merge must be a function or one of {', '.join(MERGES)}; got {merge!r}.")
+    if feed is not None and not callable(feed):
+        raise ValueError(f"feed must be a function of a step's output; got {feed!r}.")
     find_activation(activation)
-    return Readout(cell, shape, merge, activation)
+    return Readout(cell, shape, merge, activation, feed)
 
 
 @dataclass(frozen=True, repr=False)

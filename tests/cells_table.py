@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import nnabla.functions as F
@@ -15,7 +16,9 @@ import nnabla.parametric_functions as PF
 import numpy as np
 import pytest
 import reference
+from attention_reference import SCORES, Score, attending
 from nnabla.initializer import ConstantInitializer
+from nnabla.parameter import get_parameter_or_create
 
 from nnshop import (
     AbstractCell,
@@ -24,6 +27,7 @@ from nnshop import (
     LSTMCell,
     SimpleRNNCell,
     StateSpec,
+    attend,
     lift,
     readout,
     residual,
@@ -32,6 +36,7 @@ from nnshop import (
     tree_map,
 )
 from nnshop.combinators import Wrapper
+from nnshop.scores import Location
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,21 @@ def total(x: Any, state: Any) -> tuple[Any, Any]:
     return state + x, state + x
 
 
+def looking(x: Any, state: Any, cell: AbstractCell, score: Any, length: int, **options: Any) -> tuple[Any, Any]:
+    """A user's cell that attends to a weight `(1, 3, 4)`, the same for all rows: so it goes with batches of any size."""
+    memory = F.broadcast(get_parameter_or_create("memory", (1, 3, 4)), (x.shape[0], 3, 4))
+    return attend(cell, memory, score, lengths=[length] * x.shape[0], **options)(x, state)
+
+
+def look(cell: AbstractCell, score: Any, *state: Any, length: int = 3, **options: Any) -> AbstractCell:
+    specs = state[0] if len(state) == 1 else state
+    return Cell(partial(looking, cell=cell, score=score, length=length, **options), specs)
+
+
+def numpy_look(step: Callable, score: Score, length: int = 3, **options: Any) -> Callable:
+    return attending(step, score, mask=np.arange(3) < length, **options)
+
+
 @dataclass(frozen=True, repr=False)
 class Louder(Wrapper):
     """A user's wrapper: the output times a factor."""
@@ -109,13 +129,22 @@ def numpy_louder(step: Callable, factor: float) -> Callable:
     return louder
 
 
-def numpy_readout(step: Callable, merge: Callable = np.add) -> Callable:
+def numpy_readout(step: Callable, merge: Callable = np.add, feed: Callable = lambda y: y) -> Callable:
     def fed_back(weights: reference.Weights, x: np.ndarray, state: Any) -> tuple[np.ndarray, Any]:
         inner, last = state
         y, inner = step(weights, merge(x, last), inner)
-        return y, (inner, y)
+        return y, (inner, feed(y))
 
     return fed_back
+
+
+def total_of(y: Any) -> Any:
+    """One number for each row, `(B,)`."""
+    return F.sum(y, axis=1)
+
+
+def plus_number(x: Any, number: Any) -> Any:
+    return x + F.reshape(number, (x.shape[0], 1), inplace=False)
 
 
 def numpy_sync(*steps: Callable) -> Callable:
@@ -227,6 +256,48 @@ COMBINED = [
         lambda: stack(SimpleRNNCell(4), readout(LSTMCell(4, name="a"), (4,), "mul", "sigmoid")),
         3,
         R.stacked(R.simple_rnn(), ("a", numpy_readout(R.lstm(), lambda x, last: x * R.sigmoid(last)))),
+    ),
+    Row(
+        "readout-feed",
+        lambda: readout(GRUCell(3), (3,), feed=F.tanh),
+        3,
+        numpy_readout(R.gru(), feed=np.tanh),
+        plain=False,
+    ),
+    Row(
+        "readout-feed-number",
+        lambda: readout(LSTMCell(4), (), plus_number, "tanh", feed=total_of),
+        3,
+        numpy_readout(R.lstm(), lambda x, last: x + np.tanh(last)[:, None], lambda y: y.sum(axis=1)),
+        plain=False,
+    ),
+    Row(
+        "attend",
+        lambda: look(GRUCell(4), "dot", StateSpec((4,)), StateSpec((3,)), length=2, units=3),
+        3,
+        numpy_look(R.gru(), SCORES["dot"], length=2),
+        plain=False,
+    ),
+    Row(
+        "attend-concat",
+        lambda: look(GRUCell(2), "concat", StateSpec((2,)), StateSpec((4,))),
+        3,
+        numpy_look(R.gru(), SCORES["concat"]),
+        plain=False,
+    ),
+    Row(
+        "attend-no_feeding",
+        lambda: look(LSTMCell(2), "general", *LSTMCell(2).state, units=3, input_feeding=False),
+        3,
+        numpy_look(R.lstm(), SCORES["general"], input_feeding=False),
+        plain=False,
+    ),
+    Row(
+        "attend-location",
+        lambda: look(GRUCell(2), Location(3, 2, 3), (StateSpec((2,)), StateSpec((3,))), StateSpec((4,)), length=2),
+        3,
+        numpy_look(R.gru(), SCORES["location"], length=2),
+        plain=False,
     ),
     Row("wrapper", lambda: Louder(LSTMCell(4)), 3, numpy_louder(R.lstm(), 2.0)),
     Row(

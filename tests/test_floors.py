@@ -13,13 +13,14 @@ import nnshop
 PACKAGE = Path(nnshop.__file__).parent
 FLOORS = [
     {"functions", "context", "kernels", "weights", "parameters", "portable", "values"},
-    {"core", "parametric_functions", "execution"},
-    {"cells", "combinators"},
+    {"core", "parametric_functions", "scores", "execution"},
+    {"cells", "combinators", "attention"},
     {"layers", "scanning"},
     {"recurrentshop", "seq2seq", "decoding"},
 ]
 FLOOR = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 BESIDE = {
+    "archive",
     "config",
     "data",
     "export",
