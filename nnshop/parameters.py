@@ -27,9 +27,13 @@ def scratch(stand_ins: bool = False) -> Iterator[None]:
 
 
 def _stand_ins(scope: dict) -> OrderedDict:
-    return OrderedDict(
-        (name, _stand_ins(entry) if isinstance(entry, dict) else entry.get_unlinked_variable()) for name, entry in scope.items()
-    )
+    return OrderedDict((name, (_stand_ins if isinstance(v, dict) else _stand_in)(v)) for name, v in scope.items())
+
+
+def _stand_in(parameter: nn.Variable) -> nn.Variable:
+    other = nn.Variable(parameter.shape, need_grad=parameter.need_grad)  # an unlinked Variable would equal the parameter
+    other.data = parameter.data
+    return other
 
 
 def all_parameters() -> dict[str, nn.Variable]:

@@ -20,7 +20,15 @@ def expect(variables: Iterable[nn.Variable]) -> None:
 def forget(variables: Iterable[nn.Variable]) -> None:
     """Marks values as not yet computed."""
     for v in variables:
-        v.d = np.nan
+        if not _is_given(v):
+            v.d = np.nan
+
+
+def _is_given(v: nn.Variable) -> bool:
+    """Whether it is computed of nothing, or lies in the array of such a one."""
+    if v.parent is None:
+        return True
+    return any(v.parent.inplace_data(i) and _is_given(given) for i, given in enumerate(v.parent.inputs))
 
 
 def computed(variables: Iterable[nn.Variable], who: str, way_out: str) -> list[np.ndarray]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Callable
 
 import nnabla as nn
+import nnabla.function
 import nnabla.functions as F
 from nnabla.function import PythonFunction
 
@@ -12,38 +14,54 @@ from .step_graph import as_list
 from .tracing import noting_python_functions
 
 
-def computed_of(build: Callable[[], list[nn.Variable]], instead: dict[nn.Variable, nn.Variable]) -> list[nn.Variable]:
+def computed_of(
+    build: Callable[[], list[nn.Variable]], instead: Sequence[tuple[nn.Variable, nn.Variable]]
+) -> list[nn.Variable]:
     """Calls a function, and applies what depends on some Variables again, to others.
 
     Args:
         build: Makes a graph, and returns its outputs.
-        instead: For Variables that the graph reads, those to be read in their place.
+        instead: Pairs of a Variable that the graph reads, or another one on the same array, and what is read in its place.
 
     Returns:
-        The outputs, computed of the others.
+        The outputs, computed of the others; the graph that was built, and what it read, remain as they are.
+
+    Raises:
+        ValueError: A function in Python from outside of `build` reads what is to be replaced.
     """
-    if not instead:
-        return build()
     python: dict[Any, PythonFunction] = {}
     with noting_python_functions(python):
         outputs = build()
     functions: list[Any] = []
     F.sink(*outputs).visit(functions.append)
-    new_of = dict(instead)
+    new_of: dict[nn.Variable, nn.Variable] = {}
+
+    def found(v: nn.Variable) -> nn.Variable | None:
+        if v not in new_of and v.parent is None:
+            for old, new in instead:
+                if v == old or v.data == old.data:
+                    new_of[v] = new
+        return new_of.get(v)
+
     for function in functions[:-1]:  # all but the sink
-        if any(v in new_of for v in function.inputs):
-            given = [new_of.get(v, v) for v in function.inputs]
+        replaced = [found(v) for v in function.inputs]
+        if any(v is not None for v in replaced):
+            given = [v if new is None else new for v, new in zip(function.inputs, replaced)]
             new_of.update(zip(function.outputs, _applied(function, python.get(function), given)))
-    return [new_of.get(v, v) for v in outputs]
+    return [found(v) or v for v in outputs]
 
 
 def _applied(function: Any, computed: PythonFunction | None, given: list[nn.Variable]) -> list[nn.Variable]:
-    old, passes = function.outputs, function.need_grad
-    if computed is None:
-        made = as_list(function(*given, n_outputs=len(old), auto_forward=nn.get_auto_forward()))
-    else:
+    """Applies a function like this one."""
+    old, kind = function.outputs, function.info.type_name
+    if computed is not None:
         made = as_list(computed(*given, n_outputs=len(old)))
+    elif function.name == "Callback":  # NNabla's name for all functions in Python
+        raise ValueError(f"{kind}, computed outside of the step, reads what the step updates; pass its result to the step.")
+    else:
+        make = getattr(nnabla.function, kind)(function.context, **function.info.args)
+        made = as_list(make(*given, n_outputs=len(old), auto_forward=nn.get_auto_forward()))
     for before, after in zip(old, made):
-        if passes and not before.need_grad:  # the gradient is stopped here
+        if function.need_grad and not before.need_grad:  # the gradient is stopped here
             after.need_grad = False
     return made

@@ -26,10 +26,12 @@ def as_variable(value: Any, who: str) -> nn.Variable:
         made.data = value
         return made
     try:
-        array = np.asarray(value, np.float32)
-    except (TypeError, ValueError):
-        raise TypeError(f"{who} must be a Variable, an array or numbers; got {type(value).__name__}.") from None
-    return nn.Variable.from_numpy_array(array)
+        array = np.asarray(value)
+    except ValueError:  # lists of other lengths
+        array = np.asarray(None)
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{who} must be a Variable, an array or numbers; got {type(value).__name__}.")
+    return nn.Variable.from_numpy_array(array.astype(np.float32))
 
 
 def items(argument: Any) -> list:
@@ -39,17 +41,17 @@ def items(argument: Any) -> list:
     """
     if argument is None:
         return []
-    one = not isinstance(argument, (list, tuple)) or (isinstance(argument, list) and _is_array(argument))
-    return [argument] if one else list(argument)
+    if isinstance(argument, list):
+        several = not _is_array(argument) or (len(argument) == 1 and not isinstance(argument[0], list))
+    else:
+        several = isinstance(argument, tuple)
+    return list(argument) if several else [argument]
 
 
-def _is_array(entries: list) -> bool:
-    if len(entries) == 1 and _is_number(entries[0]):
-        return False
-    return bool(entries) and all(_is_number(entry) or (isinstance(entry, list) and _is_array(entry)) for entry in entries)
-
-
-def _is_number(entry: object) -> bool:
+def _is_array(entry: Any) -> bool:
+    """Whether it is a number, or a list of lists of numbers."""
+    if isinstance(entry, list):
+        return bool(entry) and all(map(_is_array, entry))
     return isinstance(entry, (int, float, np.number))
 
 

@@ -47,6 +47,8 @@ def reduce(fn: Callable, sequences: Any, outputs_info: Any, non_sequences: Any =
     outputs, updates = scan(fn, sequences, outputs_info, non_sequences, **options)
 
     def last(y: Any) -> Any:
+        if y is None:  # the function has updates only
+            return None
         return y[:, -1] if time_axis else y[-1]
 
     return ([last(y) for y in outputs] if isinstance(outputs, list) else last(outputs)), updates

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence as Several
+from dataclasses import replace
 from typing import Any, Callable
 
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
+from nnabla.parameter import get_parameter_or_create
 
 from ..core import Tree, tree_map
 from ..execution import iterate
+from ..execution.drawing import is_random
 from ..execution.ways import check_checkpoints, check_way
 from ..functions import swap_time
 from ..parameters import clean_after_error, scratch
@@ -104,7 +107,7 @@ def scan(
     constants = [as_variable(v, f"non_sequence {i}") for i, v in enumerate(items(non_sequences))]
     n_steps = number_of_steps(n_steps, inputs)
     with nn.parameter_scope(name or ""):
-        first, outputs = _try(fn, inputs, outputs, constants, strict, time_axis, cut_at_end)
+        first, outputs = _try(fn, inputs, outputs, constants, strict, time_axis, cut_at_end, truncate_gradient != -1)
         xs = tuple(sequence.columns(n_steps, go_backwards) for sequence in inputs)
         call = Call(fn, outputs, constants, tuple(first.updates))
         plan, lengths = _Plan(call, xs, n_steps, bptt_window, {"way": way, "checkpoint_every": checkpoint_every}), None
@@ -148,6 +151,7 @@ def _try(
     strict: bool,
     time_axis: int,
     cut_at_end: bool,
+    truncated: bool,
 ) -> tuple[Returned, list[Output]]:
     """Calls the function once without a trace; returns what came, and an entry for each output.
 
@@ -163,11 +167,22 @@ def _try(
         first = call(x, State(windows, ()))
         if strict:
             check_closures(fn, arguments, first.updates)
+        names = {v.data: name for name, v in nn.get_parameters(grad_only=False).items()}
     outputs = outputs or [Output(f"output {i}") for i in range(len(first.outputs))]
     _check_outputs(first, outputs, time_axis)
     _check_updates(first)
     _check_condition(first, windows, cut_at_end)
+    first = replace(first, updates={_own(v, names): new for v, new in first.updates.items()})
+    if truncated and first.condition is not None:
+        _check_not_random(first)
     return first, outputs
+
+
+def _own(v: nn.Variable, names: dict[nn.NdArray, str]) -> nn.Variable:
+    """The Variable, or the parameter that it stands for."""
+    if v.data not in names:
+        return v
+    return get_parameter_or_create(names[v.data], v.shape, np.array(v.d), v.need_grad)
 
 
 def _argument_names(inputs: Several[Sequence], outputs: list[Output], constants: list[nn.Variable]) -> list[str]:
@@ -222,6 +237,16 @@ def _check_condition(first: Returned, windows: Tree, cut_at_end: bool) -> None:
                 )
 
 
+def _check_not_random(first: Returned) -> None:
+    kinds: list[str] = []
+    F.sink(*first.variables()).visit(lambda function: kinds.append(function.info.type_name) if is_random(function) else None)
+    if kinds:
+        raise ValueError(
+            f"truncate_gradient with until runs the scan twice, first to see where it ends, and {kinds[0]} would draw other "
+            "numbers. Draw them outside, as a sequence."
+        )
+
+
 # ------------------------------------------------------------------------------------------------------------ all the steps
 
 
@@ -251,13 +276,12 @@ class _Plan:
 
     def _part(self, call: Callable, state: State, start: int, stop: int) -> tuple[list[nn.Variable], State]:
         xs = tree_map(lambda x: x[start:stop], self.xs) if stop - start < self.n_steps else self.xs
-        (ys, _), state = self._iterate(stepping(call), xs, state, start, stop)
+        step, xs = self._windowed(stepping(call), xs, start, stop)
+        (ys, _), state = iterate(step, xs, state, stop - start, **self.options)
         return list(ys), state
 
-    def _iterate(self, step: Callable, xs: Tree, state: Tree, start: int, stop: int, **options: Any) -> tuple[Tree, Tree]:
-        if self.window is not None:
-            step, xs = cut(step), (xs, marks(self.window, start, stop))
-        return iterate(step, xs, state, stop - start, **options, **self.options)
+    def _windowed(self, step: Callable, xs: Tree, start: int, stop: int) -> tuple[Callable, Tree]:
+        return (step, xs) if self.window is None else (cut(step), (xs, marks(self.window, start, stop)))
 
     def run_until(
         self, condition: nn.Variable, truncate: int, cut_at_end: bool
@@ -272,5 +296,8 @@ class _Plan:
         return [hold(y, end.steps, cut_at_end) for y in ys], end.state, end.steps
 
     def _ending(self, call: Callable, xs: Tree, condition: nn.Variable) -> tuple[Tree, Ending]:
+        step, xs = self._windowed(stepping(call), xs, 0, self.n_steps)
         start = start_of(xs, self.state, condition)
-        return self._iterate(ending(stepping(call)), xs, start, 0, self.n_steps, running=lambda end: end.running)
+        ys, end = iterate(ending(step), xs, start, self.n_steps, running=lambda end: end.running, **self.options)
+        end.steps.need_grad = False
+        return ys, end

@@ -45,14 +45,29 @@ class Call:
         return [*tree_leaves(x), *past, *self.non_sequences]
 
     def __call__(self, x: Tree, state: State) -> Returned:
+        arguments = self.arguments(x, state)
+        if not self.shared:
+            return Returned.of(self.fn(*arguments))
+        # The function reads what it updates from outside. So it is called on Variables without a past, and then applied to the
+        # arguments, and to the present values: the past also depends on what is updated, and must stay as it is.
+        given = [v if v in self.shared else _without_past(v) for v in arguments]
         made: list[Returned] = []
 
         def build() -> list[nn.Variable]:
-            made.append(Returned.of(self.fn(*self.arguments(x, state))))
+            made.append(Returned.of(self.fn(*given)))
             return made[0].variables()
 
-        leaves = computed_of(build, dict(zip(self.shared, state.shared)))
+        own = [(alone, v) for alone, v in zip(given, arguments) if alone is not v]
+        leaves = computed_of(build, [*own, *zip(self.shared, state.shared)])
         return made[0].of_variables(leaves)
+
+
+def _without_past(v: nn.Variable) -> nn.Variable:
+    """A Variable of the same value and an array of its own, by which it is known."""
+    alone = nn.Variable(v.shape, need_grad=True)
+    if nn.get_auto_forward():
+        alone.data.copy_from(v.data)
+    return alone
 
 
 def check_arguments(fn: Callable, arguments: Sequence[str]) -> None:
