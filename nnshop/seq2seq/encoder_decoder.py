@@ -1,0 +1,378 @@
+"""From one sequence of ids to another: any cells, attention, a loss to train with, and text to read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import nnabla as nn
+import nnabla.functions as F
+import nnabla.parametric_functions as PF
+import numpy as np
+from nnabla.initializer import ConstantInitializer, NormalInitializer, UniformInitializer, calc_uniform_lim_glorot
+from nnabla.parameter import get_parameter_or_create
+
+from .. import decoding
+from ..archive import damage_named, read_archive, write_archive
+from ..attention import attend
+from ..combinators import Wrapper, lift, stack, teacher_forced
+from ..core import AbstractCell, StateSpec, Tree, tree_leaves, tree_like, tree_map
+from ..data import pad
+from ..decoding import Decoded, decode
+from ..execution import run
+from ..execution.running import check_cell
+from ..functions import length_mask, linear_cross_entropy, reshape, sequence_loss, shift
+from ..layers import bidirectional
+from ..parameters import clean_after_error, no_new_parameters
+from ..recurrentshop import config
+from ..scores import SCORES, Score
+
+METHODS: dict[str, Callable[..., Decoded]] = {
+    "greedy": decoding.greedy,
+    "sample": decoding.sample,
+    "beam": decoding.beam_search,
+}
+KIND = "encoder-decoder"
+
+
+@dataclass(frozen=True, repr=False)
+class Started(Wrapper):
+    """A cell whose state begins with given Variables."""
+
+    cell: AbstractCell
+    start: Tree
+
+    @property
+    def state(self) -> Tree:
+        return tree_map(lambda spec, v: StateSpec(spec.shape, lambda _: v), self.cell.state, self.start)
+
+
+@dataclass(frozen=True)
+class EncoderDecoder:
+    """A network that reads a sequence of ids and writes another one.
+
+    It holds settings, as a cell does: weights are found by name below the scope `name`, so the graphs of training and of
+    generating share them, with no inputs that only one of them needs.
+
+    Args:
+        source_size, target_size: How many ids there are on each side; the target's include `start` and `end`.
+        start, end: The ids that a target begins with and ends with; targets are given without them.
+        encoder: The cell of the encoder, or several, one for each layer.
+        decoder: The cell of the decoder, any; `stack` makes it deep.
+        width: Of the embeddings.
+        bidirectional: Each layer of the encoder runs in both directions, whose outputs stand side by side.
+        attention: How the decoder looks at what the encoder said of each step, a score of `nnshop.attend`; None: not at all.
+        input_feeding: With attention, the decoder also sees what it last attended to. Without it, training is much faster: all
+            its steps are computed at once.
+        attention_width: Of what the decoder says with attention, see `units` of `nnshop.attend`.
+        bridge: How the decoder's state begins: "dense", by one layer each of all final states of the encoder; "copy", by these
+            states, those of both directions side by side, which must have the decoder's shapes; None, as the cell says.
+        shared: Both sides have one embedding.
+        tied: The output layer uses the target's embedding.
+        dropout: Of the embeddings and of what goes into each layer and the output layer, in training.
+        name: The scope of the weights.
+
+    Raises:
+        ValueError: The settings do not fit each other.
+
+    References:
+        I. Sutskever et al., Sequence to sequence learning with neural networks, 2014; D. Bahdanau et al., Neural machine
+        translation by jointly learning to align and translate, 2015; T. Luong et al., Effective approaches to attention-based
+        neural machine translation, 2015.
+
+    Example:
+        >>> model = EncoderDecoder(20, 12, start=10, end=11, encoder=nnshop.GRUCell(8), decoder=nnshop.LSTMCell(8))
+        >>> source, target = nn.Variable((4, 7)), nn.Variable((4, 5))
+        >>> model.loss(source, target, source_lengths=[7, 6, 2, 1], target_lengths=[5, 5, 1, 0]).shape
+        ()
+        >>> said = model.generate([[3, 1, 4], [1, 5]], max_length=6)
+        >>> len(said.ids), said.alignments.shape[2]
+        (2, 3)
+    """
+
+    source_size: int
+    target_size: int
+    start: int
+    end: int
+    encoder: AbstractCell | tuple[AbstractCell, ...]
+    decoder: AbstractCell
+    width: int = 128
+    bidirectional: bool = True
+    attention: str | Score | None = "general"
+    attention_width: int | None = None
+    input_feeding: bool = False
+    bridge: str | None = "dense"
+    shared: bool = False
+    tied: bool = False
+    dropout: float = 0.0
+    name: str = "encoder_decoder"
+
+    def __post_init__(self) -> None:
+        for cell in (*self._layers, self.decoder):
+            check_cell(cell)
+        sizes = {"source_size": self.source_size, "target_size": self.target_size, "width": self.width}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1; got {size}.")
+        for name, token in {"start": self.start, "end": self.end}.items():
+            if not 0 <= token < self.target_size:
+                raise ValueError(f"{name}={token} must be one of the target's {self.target_size} ids, from 0.")
+        if self.start == self.end:
+            raise ValueError(f"start and end must differ; both are {self.start}.")
+        if self.bridge not in ("dense", "copy", None):
+            raise ValueError(f"bridge must be 'dense', 'copy' or None; got {self.bridge!r}.")
+        if self.bridge is None and self.attention is None:
+            raise ValueError("without a bridge and without attention the decoder would know nothing of the source.")
+        if self.shared and self.source_size != self.target_size:
+            raise ValueError(f"shared=True needs one size on both sides; got {self.source_size} and {self.target_size}.")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be from 0 to below 1; got {self.dropout}.")
+
+    @property
+    def _layers(self) -> tuple[AbstractCell, ...]:
+        return self.encoder if isinstance(self.encoder, tuple) else (self.encoder,)
+
+    # ------------------------------------------------------------------------------------------------------------- training
+
+    @clean_after_error()
+    def loss(
+        self,
+        source: nn.Variable,
+        target: nn.Variable,
+        source_lengths: Any = None,
+        target_lengths: Any = None,
+        *,
+        training: bool = True,
+        sampling_probability: nn.Variable | None = None,
+        label_smoothing: float = 0.0,
+        reduction: str = "mean",
+    ) -> nn.Variable:
+        """Builds the graph of the cross entropy of targets, in nats; each target ends with the end token, which counts too.
+
+        Args:
+            source, target: Ids `(B, S)` and `(B, T)`, without start and end tokens. What is beyond the lengths may be anything.
+            source_lengths, target_lengths: `(B,)`, numbers or a Variable; by default all of S and T.
+            training: Whether dropout acts.
+            sampling_probability: A Variable `(1,)` that training may change: so often, for each sample and step, the decoder
+                sees its own best guess in place of the target (scheduled sampling, S. Bengio et al. 2015).
+            label_smoothing, reduction: As in `nnshop.sequence_loss`.
+
+        Returns:
+            A scalar `()`, `(B,)` for "time_mean", or `(B, T + 1)` for "none".
+
+        Raises:
+            ValueError: Shapes that do not fit, lengths out of range, or settings that do not.
+        """
+        fed, wanted, counts = self._targets(target, target_lengths)
+        options = {"weights": counts, "label_smoothing": label_smoothing, "reduction": reduction}
+        with nn.parameter_scope(self.name):
+            memory, start = self._encode(source, source_lengths, training)
+            decoder = self._decoder(memory, source_lengths, start, training)
+            if sampling_probability is not None:
+                spoken = teacher_forced(decode(self._with_output(decoder), self.start), sampling_probability)
+                logits, _ = run(spoken, (None, fed), length=fed.shape[1])
+                return sequence_loss(logits, wanted, **options)
+            h, _ = run(stack(*decoder), fed)
+            return linear_cross_entropy(h, *self._output_weights(h.shape[-1]), wanted, transpose=self.tied, **options)
+
+    def _targets(self, target: nn.Variable, lengths: Any) -> tuple[nn.Variable, nn.Variable, nn.Variable | None]:
+        """What the decoder is fed, what it is to say, and which steps count: `(B, T + 1)` each."""
+        batch, steps = target.shape
+        fed = shift(F.concatenate(target, F.constant(self.end, (batch, 1)), axis=1), F.constant(self.start, (batch,)))
+        said = F.concatenate(target, F.constant(self.end, (batch, 1)), axis=1)
+        if lengths is None:
+            return fed, said, None
+        within = length_mask(lengths, steps)  # checks them
+        within = F.concatenate(within, F.constant(0, (batch, 1)), axis=1)
+        counts = F.concatenate(F.constant(1, (batch, 1)), within[:, :-1], axis=1)
+        end = F.constant(self.end, said.shape)
+        return F.where(counts, fed, end), F.where(within, said, end), counts
+
+    # --------------------------------------------------------------------------------------------------------------- the net
+
+    def _embedding(self, side: str) -> AbstractCell:
+        size = {"source": self.source_size, "target": self.target_size}[side]
+        init = NormalInitializer(self.width**-0.5)
+        return lift(PF.embed, size, self.width, name="embedding" if self.shared else side, initializer=init)
+
+    def _drop(self, training: bool) -> list[AbstractCell]:
+        return [lift(F.dropout, self.dropout)] if training and self.dropout else []
+
+    def _encode(self, source: nn.Variable, lengths: Any, training: bool) -> tuple[nn.Variable, Tree]:
+        """What the encoder says of each step `(B, S, M)`, and the state that the decoder starts from, if any."""
+        if lengths is not None:
+            source = F.where(length_mask(lengths, source.shape[1]), source, F.constant(0, source.shape))
+        x, _ = run(stack(self._embedding("source"), *self._drop(training)), source)
+        states: list[nn.Variable] = []
+        for i, cell in enumerate(self._layers):
+            with nn.parameter_scope(f"encoder/{i}"):
+                x, after = self._layer(cell, x, lengths)
+            states += after
+            x, _ = run(stack(F.identity, *self._drop(training)), x)
+        return x, self._bridged(states)
+
+    def _layer(self, cell: AbstractCell, x: nn.Variable, lengths: Any) -> tuple[nn.Variable, list[nn.Variable]]:
+        """A layer's outputs, and its final states, those of both directions side by side."""
+        if not self.bidirectional:
+            x, after = run(cell, x, lengths=lengths)
+            return x, tree_leaves(after)
+        x, both = bidirectional(x, cell, return_state=True, lengths=lengths)
+        return x, [F.concatenate(*pair, axis=1) for pair in zip(*map(tree_leaves, both))]
+
+    def _bridged(self, states: list[nn.Variable]) -> Tree:
+        if self.bridge is None:
+            return None
+        specs = tree_leaves(self.decoder.state)
+        if self.bridge == "copy":
+            found, wanted = [v.shape[1:] for v in states], [spec.shape for spec in specs]
+            if found != wanted:
+                sides = ", both directions side by side" if self.bidirectional else ""
+                raise ValueError(
+                    f"bridge='copy' needs final states of the encoder of the shapes of the decoder's, {wanted}; they are "
+                    f"{found}{sides}. Use bridge='dense'."
+                )
+            return tree_like(self.decoder.state, states)
+        flat = [reshape(v, (v.shape[0], -1)) for v in states]
+        joined = flat[0] if len(flat) == 1 else F.concatenate(*flat, axis=1)
+        made = [F.tanh(PF.affine(joined, spec.shape, name=f"bridge/{i}")) for i, spec in enumerate(specs)]
+        return tree_like(self.decoder.state, made)
+
+    def _decoder(
+        self, memory: nn.Variable, lengths: Any, start: Tree, training: bool, alignments: bool = False
+    ) -> list[AbstractCell]:
+        """Cells from ids `(B,)` to what the output layer takes, `(B, N)`; with alignments to a pair."""
+        cell = self.decoder if start is None else Started(self.decoder, start)
+        if self.attention is not None:
+            with nn.parameter_scope("decoder"):
+                options: dict[str, Any] = {"units": self.attention_width, "input_feeding": self.input_feeding}
+                cell = attend(cell, memory, self.attention, lengths=lengths, alignments=alignments, **options)
+        drop = self._drop(training)
+        return [self._embedding("target"), *drop, stack(cell, name="decoder"), *drop]
+
+    def _output_weights(self, width: int) -> tuple[nn.Variable, nn.Variable]:
+        bias = get_parameter_or_create("output/b", (self.target_size,), ConstantInitializer(0))
+        if not self.tied:
+            init = UniformInitializer(calc_uniform_lim_glorot(width, self.target_size))
+            return get_parameter_or_create("output/W", (width, self.target_size), init), bias
+        if width != self.width:
+            raise ValueError(
+                f"tied=True needs a decoder whose output has the embeddings' width {self.width}; it has {width}. "
+                "With attention set attention_width."
+            )
+        name = self._embedding("target").name
+        return get_parameter_or_create(f"{name}/embed/W", (self.target_size, self.width)), bias
+
+    def _with_output(self, decoder: list[AbstractCell]) -> AbstractCell:
+        """From ids to logits `(B, V)`, beside the alignments where there are some."""
+        scope = nn.parameter.get_current_parameter_scope()
+
+        def say(h: Tree) -> Tree:
+            h, *alignments = h if isinstance(h, tuple) else (h,)
+            with nn.parameter_scope("", scope=scope):
+                weight, bias = self._output_weights(h.shape[1])
+            logits = F.affine(h, F.transpose(weight, (1, 0)) if self.tied else weight, bias)
+            return (logits, *alignments) if alignments else logits
+
+        return stack(*decoder, lift(say))
+
+    # ----------------------------------------------------------------------------------------------------------- generating
+
+    def generate(
+        self,
+        source: Any,
+        lengths: Any = None,
+        method: str = "greedy",
+        max_length: int | None = None,
+        **options: Any,
+    ) -> Decoded:
+        """Writes what the network says to each source.
+
+        Args:
+            source: Ids `(B, S)`, or a list of lists of ids, which may differ in length.
+            lengths: `(B,)`, where the source is an array; by default all of S.
+            method: "greedy", "sample" or "beam", see `nnshop.decoding`.
+            max_length: At most so many ids; 2 S + 10 by default.
+            **options: Those of `nnshop.decoding.greedy`, `sample` or `beam_search`, such as `width=5`.
+
+        Returns:
+            A `nnshop.decoding.Decoded`: ids, lengths, scores, and with attention alignments, all arrays of NumPy.
+
+        Raises:
+            ValueError: Ids that are not the source's, lengths out of range, an unknown method, or bad options; also where the
+                network has no weights yet.
+        """
+        if method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}.")
+        ids, lengths = self._source(source, lengths)
+        max_length = 2 * ids.shape[1] + 10 if max_length is None else max_length
+        rows = options.setdefault("width", 5) if method == "beam" else 1
+        with nn.auto_forward(False), nn.no_grad(), no_new_parameters(), nn.parameter_scope(self.name):
+            memory, start = self._encode(nn.Variable.from_numpy_array(ids), lengths, training=False)
+
+            def speaker(rows: int) -> AbstractCell:
+                repeated = tree_map(lambda v: decoding.tile(v, rows), (memory, start))
+                decoder = self._decoder(repeated[0], np.repeat(lengths, rows), repeated[1], False, self.attention is not None)
+                return self._with_output(decoder)
+
+            state = speaker(1).initial_state(len(ids))
+            said = METHODS[method](speaker(rows), self.start, state, end=self.end, max_length=max_length, **options)
+        return said
+
+    def _source(self, source: Any, lengths: Any) -> tuple[np.ndarray, np.ndarray]:
+        if isinstance(source, (list, tuple)) and lengths is None:
+            ids, lengths = pad(source)
+        else:
+            ids = np.asarray(source)
+        if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
+            raise ValueError(f"a source is whole numbers (B, S), or a list of lists; got {ids.dtype} of shape {ids.shape}.")
+        lengths = np.full(len(ids), ids.shape[1]) if lengths is None else np.asarray(lengths)
+        counts = np.arange(ids.shape[1]) < lengths[:, None]
+        wrong = ids[counts & ((ids < 0) | (ids >= self.source_size))]
+        if wrong.size:
+            raise ValueError(f"source ids must be from 0 to {self.source_size - 1}; got {wrong[:5].tolist()}.")
+        return ids, lengths
+
+    # --------------------------------------------------------------------------------------------------------- save and load
+
+    def save(self, path: str | Path, custom_objects: Mapping[str, Any] | None = None) -> None:
+        """Writes settings and weights to one file, an `.npz` of arrays and JSON, atomically.
+
+        Args:
+            path: The file.
+            custom_objects: Your own cells, functions and scores, by the names to give them.
+
+        Raises:
+            ValueError: The network has no weights yet, or holds what cannot be described as data: a lambda, a cell of yours.
+        """
+        settings = {field.name: config.encode(getattr(self, field.name), custom_objects) for field in fields(self)}
+        with nn.parameter_scope(self.name):
+            weights = {name: v.d for name, v in nn.get_parameters(grad_only=False).items()}
+        if not weights:
+            raise ValueError(f"{self.name} has no weights yet; build its loss, or load it.")
+        write_archive(path, KIND, {"settings": settings}, weights)
+
+    @classmethod
+    def load(cls, path: str | Path, custom_objects: Mapping[str, Any] | None = None) -> EncoderDecoder:
+        """Reads what `save` wrote: makes the network again, and its weights in the scope of its name, below the open one.
+
+        Args:
+            path: The file.
+            custom_objects: As in `save`.
+
+        Raises:
+            nnshop.archive.ArchiveError: The file is missing, damaged, or none of these.
+            ValueError: It names what is not known, or there are weights of another network under that name.
+        """
+        path = Path(path)
+        with damage_named(path, KIND):
+            meta, weights = read_archive(path, KIND)
+            model = cls(**{name: config.decode(value, custom_objects) for name, value in meta["settings"].items()})
+        with nn.parameter_scope(model.name):
+            for name, value in weights.items():
+                get_parameter_or_create(name, value.shape, ConstantInitializer(0)).d = value
+        return model
+
+
+config.TABLE.update({f"nnshop.{kind.__name__}": kind for kind in map(type, SCORES.values())})
