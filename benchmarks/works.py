@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 NNSHOP, UNROLLED, LOOP, SEED, STOCK, TORCH = "nnshop", "nnshop, unrolled", "nnshop, loop", "plain graph", "stock", "PyTorch"
+START, END, NEVER = 1, 0, -30  # tokens of decoding, and a bias by which the end token is never said
 FILES = {TORCH: "torch_rivals"}  # all others are in nnabla_rivals
 
 
@@ -105,6 +106,23 @@ def generation() -> list[Case]:
     return [Case(title, size, "generation", {"units": 200}, warmup=50, repeats=500, faster={TORCH: 1.2}, words=1)]
 
 
+def decoding() -> list[Case]:
+    """The end token is watched for, but never said: all texts are of one length."""
+    return [
+        Case(
+            "Decoding, 2 x 200 LSTM, V=10000, 20 words",
+            f"{'greedy' if width == 1 else f'beam of {width}'}, B={batch}",
+            "decoding",
+            {"units": 200, "batch": batch, "width": width, "length": 20},
+            repeats=20,
+            faster={TORCH: 1.0},
+            words=batch * 20,
+        )
+        for width in (1, 5)
+        for batch in (1, 32)
+    ]
+
+
 def imports() -> list[Case]:
     title, size = "Import", "`import nnshop` after `import nnabla`"
     return [Case(title, size, "import_time", rivals=(NNSHOP,), warmup=0, repeats=1, rounds=7, seconds=0.2)]
@@ -126,6 +144,7 @@ WORKS = {
     "layers": layers,
     "loop": loops,
     "generation": generation,
+    "decoding": decoding,
     "import": imports,
     "growth": growth,
 }

@@ -363,7 +363,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     sub = command("train", train, "train a network, then test it")
     sub.add_argument("--source", type=Path, help="a text to translate from, a sentence in each line, in place of dates")
     sub.add_argument("--target", type=Path, help="its translation, line by line")
-    sub.add_argument("--steps", type=int, default=2000, help="updates (%(default)s)")
+    sub.add_argument("--steps", type=int, default=1500, help="updates (%(default)s)")
     sub.add_argument("--batch-size", type=int, default=64, help="pairs in each (%(default)s)")
     sub.add_argument("--units", type=int, default=128, help="of each layer (%(default)s)")
     sub.add_argument("--dropout", type=float, default=0.0, help="(%(default)s)")

@@ -258,7 +258,7 @@ def check_state(cell: AbstractCell, verb: str, state: Tree, batch: int | None) -
 
 
 def output_shape(cell: AbstractCell, x: Tree) -> Tree:
-    """Tells the shape of a cell's output without the batch axis, by one discarded step at batch size 1.
+    """Tells the shape of a cell's output without the batch axis, by one discarded step.
 
     NNabla's random numbers are as before; an `rng` that a cell holds is drawn from.
 
@@ -274,5 +274,5 @@ def output_shape(cell: AbstractCell, x: Tree) -> Tree:
         (8,)
     """
     with scratch():
-        y, _ = cell(tree_map(lambda v: nn.Variable((1, *v.shape[1:])), x), cell.initial_state(1))
+        y, _ = cell(tree_map(lambda v: nn.Variable(v.shape), x), cell.initial_state(batch_size_of(x) or 1))
     return tree_map(lambda v: v.shape[1:], y)

@@ -235,7 +235,7 @@ def bidirectional(
 
 
 def _check_widths(merge_mode: str, x: Tree, *cells: AbstractCell) -> None:
-    step = tree_map(lambda v: nn.Variable((1, *v.shape[2:])), x)
+    step = tree_map(lambda v: nn.Variable((v.shape[0], *v.shape[2:])), x)
     widths = [output_shape(cell, step) for cell in cells]
     if widths[0] != widths[1]:
         raise ValueError(

@@ -322,6 +322,7 @@ class StopSignal:
     An exception would not do: raised inside NNabla's graph it arrives as something else.
 
     Example:
+        >>> import os
         >>> with StopSignal() as stop:
         ...     os.kill(os.getpid(), signal.SIGINT)
         ...     print(stop.requested)

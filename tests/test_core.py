@@ -254,7 +254,7 @@ def test_a_name_is_a_scope(name: str | None) -> None:
 
 
 def test_output_shape_computes_nothing() -> None:
-    """Neither values nor random numbers, also in auto-forward mode and at the caller's batch size."""
+    """Neither values nor random numbers, also in auto-forward mode; at the caller's batch size, which a cell may have a memory of."""
     seen = []
 
     def look(x: nn.Variable, state: Any) -> tuple:
@@ -264,7 +264,7 @@ def test_output_shape_computes_nothing() -> None:
     before = nn.random.prng.get_state()[1].copy()
     with nn.auto_forward():
         assert output_shape(Cell(look), nn.Variable((7, 3))) == (2,)
-    assert seen == [((1, 3), False)]
+    assert seen == [((7, 3), False)]
     np.testing.assert_array_equal(nn.random.prng.get_state()[1], before)
 
 

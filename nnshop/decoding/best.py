@@ -15,7 +15,7 @@ class Best(NamedTuple):
     Attributes:
         ids: `(N, k)`, from the most likely; of equals, the lowest id comes first.
         log_p: Their log probabilities, `(N, k)` in float64, never above 0. -inf where there are not so many tokens.
-        log_sums: `(N,)`, log of the sum of exp(logits); NaN where a logit is NaN or inf, or all are -inf.
+        log_sums: `(N,)`, log of the sum of exp(logits), in float64; NaN where a logit is NaN or inf, or all are -inf.
     """
 
     ids: np.ndarray
@@ -35,18 +35,19 @@ def best_of(logits: np.ndarray, k: int, without: int = -1) -> Best:
     """
     kernel = _kernel()
     if kernel is None:
-        logit, ids, log_sums = _by_numpy(logits, k, without)
+        logit, ids, largest, above = _by_numpy(logits, k, without)
     else:
-        rows = len(logits)
-        logit, ids, log_sums = np.empty((rows, k), np.float32), np.empty(rows * k, np.int64), np.empty(rows, np.float32)
-        kernel(np.ascontiguousarray(logits), without, logit, ids, log_sums)
-        ids = ids.reshape(rows, k)
+        logit, ids = np.empty((len(logits), k), np.float32), np.empty(len(logits) * k, np.int64)
+        largest, above = np.empty((2, len(logits)), np.float32)
+        kernel(np.ascontiguousarray(logits), without, logit, ids, largest, above)
+        ids = ids.reshape(len(logits), k)
+    log_sums = largest.astype(np.float64) + above  # in float32 a large logit would swallow what is above it
     return Best(ids, log_probabilities(logit, log_sums[:, np.newaxis]), log_sums)
 
 
 def log_probabilities(logits: np.ndarray, log_sums: np.ndarray) -> np.ndarray:
-    """Log probabilities in float64; rounding lets none be above 0, so a text's never grows with its length."""
-    return np.minimum(logits.astype(np.float64) - log_sums, 0)
+    """Log probabilities in float64. None is above 0: a sum of exponentials beside the largest has a 1 in it."""
+    return logits.astype(np.float64) - log_sums
 
 
 def check_finite(log_sums: np.ndarray, needed: np.ndarray, t: int) -> None:
@@ -69,11 +70,11 @@ def _kernel() -> Any:
     return top_k
 
 
-def _by_numpy(logits: np.ndarray, k: int, without: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _by_numpy(logits: np.ndarray, k: int, without: int) -> tuple[np.ndarray, ...]:
     """As often as asked, finds the largest and takes it away: for few this is faster than sorting, and it keeps the order."""
     with np.errstate(invalid="ignore"):
         largest = logits.max(axis=1)
-        log_sums = largest + np.log(np.exp(logits - largest[:, np.newaxis]).sum(axis=1))
+        above = np.log(np.exp(logits - largest[:, np.newaxis]).sum(axis=1))
     left, rows = logits.copy(), np.arange(len(logits))
     if without >= 0:
         left[:, without] = -np.inf
@@ -82,4 +83,4 @@ def _by_numpy(logits: np.ndarray, k: int, without: int) -> tuple[np.ndarray, np.
         ids[:, i] = left.argmax(axis=1)
         found[:, i] = left[rows, ids[:, i]]
         left[rows, ids[:, i]] = -np.inf
-    return found, ids, log_sums
+    return found, ids, largest, above

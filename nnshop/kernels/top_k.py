@@ -11,15 +11,16 @@ from .compiling import compiled
 BLOCK = 128  # numbers that are compared at once: hardly any block holds one of the largest
 
 
-@compiled("mimlv")
-def top_k(x, without, best, places, log_sums):
+@compiled("mimlvv")
+def top_k(x, without, best, places, largest, log_sums):
     """Finds the k largest of each row of x (N, V), from the largest, the first of equals first.
 
     Args:
         without: A column that does not count among them, or -1.
         best: (N, k), to be written; -inf where a row has fewer numbers above that.
         places: (N * k,), their columns, to be written; 0 there.
-        log_sums: (N,), to be written: log of the sum of exp(x), over all columns.
+        largest: (N,), to be written: of all columns.
+        log_sums: (N,), to be written: log of the sum of exp(x - largest), over all columns.
     """
     k, columns = best.shape[1], x.shape[1]
     for row in range(x.shape[0]):
@@ -41,8 +42,8 @@ def top_k(x, without, best, places, log_sums):
                         top[place], at[place] = top[place - 1], at[place - 1]
                         place -= 1
                     top[place], at[place] = a[j], j
-        largest = max(top[0], a[without]) if without >= 0 else top[0]
+        highest = max(top[0], a[without]) if without >= 0 else top[0]
         total = f4(0)
         for j in range(columns):
-            total += exp(a[j] - largest)
-        log_sums[row] = largest + np.log(total)
+            total += exp(a[j] - highest)
+        largest[row], log_sums[row] = highest, np.log(total)
