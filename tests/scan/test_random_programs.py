@@ -127,6 +127,16 @@ def any_program(draw: st.DrawFn) -> Program:
     return program
 
 
+def assert_near(found: Result, expected: Result) -> None:
+    """To 1e-4 of the largest number of each array, or of 0.1, since small gradients may be what is left of larger ones."""
+    for mine, theirs in zip(found, expected):
+        assert len(mine) == len(theirs)
+        for a, b in zip(mine, theirs):
+            assert np.shape(a) == np.shape(b)
+            if b is not None:
+                np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * max(0.1, np.abs(b).max(initial=0)))
+
+
 @repeatable
 @given(any_program(), st.booleans())
 def test_both_ways_equal_an_interpreter(program: Program, auto_forward: bool) -> None:
@@ -134,7 +144,7 @@ def test_both_ways_equal_an_interpreter(program: Program, auto_forward: bool) ->
     expected = programs.differences(program, R)
     event(f"until: {'until' in program}, truncated: {program['truncate_gradient'] != -1}")
     for way in ("unrolled", "loop"):
-        programs.assert_equal(programs.run(program, R, way, auto_forward), expected, 1e-4)
+        assert_near(programs.run(program, R, way, auto_forward), expected)
 
 
 # Updates
@@ -196,7 +206,7 @@ def test_an_updated_variable_is_a_recurrent_output_of_which_the_last_value_is_se
     expected = programs.differences(program, R)
     last = expected._replace(outputs=[y[-1] if of else y for y, of in zip(expected.outputs, updated)])
     for way in ("unrolled", "loop"):
-        programs.assert_equal(run_with_updates(program, R, way, eager), last, 1e-4)
+        assert_near(run_with_updates(program, R, way, eager), last)
 
 
 # Conditions for each sample
@@ -268,6 +278,6 @@ def test_each_sample_equals_a_program_of_its_own(program: Program, auto_forward:
         for b, (wanted, n) in enumerate(zip(expected, done)):
             rows = [[a if a is None else a[..., b] for a in group] for group in found]
             outputs = [y[:n] for y in rows[0]]
-            programs.assert_equal(Result(outputs, *rows[1:]), wanted, 1e-4)
+            assert_near(Result(outputs, *rows[1:]), wanted)
             for y in rows[0]:
                 np.testing.assert_array_equal(y[n:], np.broadcast_to(y[n - 1], y[n:].shape))

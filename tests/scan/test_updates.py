@@ -154,6 +154,44 @@ def test_an_older_graph_remains_as_it_is(way: str) -> None:
 
 
 @each_mode
+@pytest.mark.parametrize("kind", ["constant", "function of a closure", "random", "entry"])
+def test_what_does_not_depend_on_it_is_computed_beside(mode: str, kind: str) -> None:
+    """In auto-forward mode too, where NNabla frees what Python no longer holds."""
+
+    def build(x: Any, a: Any, w: Any, **way: str) -> Any:
+        beside = {
+            "constant": lambda x: F.constant(3, ()) * 1,
+            "function of a closure": lambda x: F.exp(F.log(w)),
+            "random": lambda x: F.randint(3, 4, shape=()) * 1,
+            "entry": lambda x: F.exp(F.log(x)),
+        }[kind]
+        return scan(lambda x: (a + beside(x), {a: a * 2 + beside(x)}), x, **way)
+
+    def expected(x: Any, a: Any, w: Any) -> list:
+        ys = []
+        for value in x:
+            k = {"entry": value, "function of a closure": w}.get(kind, 3.0)
+            ys.append(a + k)
+            a = a * 2 + k
+        return [np.array(ys), a]
+
+    agrees(mode, build, expected, [1.0, 2.0, 4.0, 0.5], 1.0, 3.0, tolerance=1e-4)
+
+
+@each_mode
+def test_running_statistics_are_updated_once_in_each_step(mode: str) -> None:
+    way, eager = MODES[mode]
+    x, a, found = rng.randn(3, 4, 2), constant(np.zeros((4, 2))), []
+    for step in (lambda x: PF.batch_normalization(x), lambda x: (PF.batch_normalization(x + a), {a: a * 1})):
+        nn.clear_parameters()
+        with nn.auto_forward(eager):
+            ys, updates = scan(step, constant(x), way=way)
+        computed(ys, *updates.values())
+        found.append([v.d.copy() for v in nn.get_parameters(grad_only=False).values()])
+    assert_close(found[1], found[0])
+
+
+@each_mode
 def test_functions_with_weights_and_random_ones_of_it(mode: str) -> None:
     way, eager = MODES[mode]
     a = constant(np.ones((2, 50)))
