@@ -75,6 +75,7 @@ class Step:
         classes (int): V.
         inputs (int): How many ids the cell takes: the size of its embedding, where that is seen in the graph, else V.
         positions (int or None): S.
+        closures: Variables from outside that the step takes: weights, and what is computed once.
 
     Raises:
         TypeError: The cell is no cell.
@@ -93,13 +94,12 @@ class Step:
         check_cell(cell)
         check_count("batch_size", batch_size)
         self.cell, self.batch_size = cell, int(batch_size)
-        graph, self._packed = self._graph()
+        graph, self.closures, self._packed = self._graph()
         states, said = len(tree_leaves(cell.state)), len(graph.outputs) - len(tree_leaves(cell.state))
         self._ids, self._before, self._leaves = graph.inputs[0], graph.inputs[1 : 1 + states], graph.inputs[1 + states :]
         self._said, self._after = graph.outputs[:said], graph.outputs[said:]
         with nn.auto_forward(False):
             self._sink = F.sink(*graph.outputs)
-        self._graph_kept = graph  # and with it the Python objects in it
         self._fresh = True
         self.classes: int = self._said[0].shape[1]
         self.positions: int | None = self._said[1].shape[1] if said == 2 else None
@@ -112,8 +112,8 @@ class Step:
 
     # ------------------------------------------------------------------------------------------------------------- the graph
 
-    def _graph(self) -> tuple[StepGraph, list[Any]]:
-        """Traces the cell; returns the graph, and those functions in it that remember a weight."""
+    def _graph(self) -> tuple[StepGraph, list[nn.Variable], list[Any]]:
+        """Traces the cell; returns the graph, what it takes from outside, and those functions in it that remember a weight."""
         ids = nn.Variable((self.batch_size,))
         state = tree_map(lambda spec: nn.Variable((self.batch_size, *spec.shape)), self.cell.state)
         python: dict[Any, PythonFunction] = {}
@@ -125,12 +125,11 @@ class Step:
                     f"{self.cell} cannot be decoded, as its step cannot be computed again and again: {error}"
                 ) from None
             self._check_repeatable(graph)
-            self.closures = graph.closures
             constant = 1 + len(tree_leaves(state))
             made: StepGraph = graph if why_not_compiled() else _PackedGraph(graph, python, constant)
         for leaf in made.inputs:
             leaf.need_grad = False  # else NNabla would ask each Python function, at each step, what its gradients depend on
-        return made, getattr(made, "packed", [])
+        return made, graph.closures, made.packed if isinstance(made, _PackedGraph) else []
 
     def _say(self, ids: nn.Variable, state: Tree) -> tuple[Tree, Tree]:
         """A sequence of one step, so that the cell runs in its fastest form."""
