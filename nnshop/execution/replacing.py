@@ -30,10 +30,11 @@ def computed_of(
         ValueError: A function in Python from outside of `build` reads what is to be replaced.
     """
     python: dict[Any, PythonFunction] = {}
-    with noting_python_functions(python):
+    eager = nn.get_auto_forward()
+    with nn.auto_forward(False), noting_python_functions(python):
+        before = set(_functions(build())) if eager else set()  # what two calls both read was there before, and is computed
         outputs = build()
-    functions: list[Any] = []
-    F.sink(*outputs).visit(functions.append)
+        functions = _functions(outputs)
     new_of: dict[nn.Variable, nn.Variable] = {}
 
     def found(v: nn.Variable) -> nn.Variable | None:
@@ -43,12 +44,18 @@ def computed_of(
                     new_of[v] = new
         return new_of.get(v)
 
-    for function in functions[:-1]:  # all but the sink
+    for function in functions:
         replaced = [found(v) for v in function.inputs]
-        if any(v is not None for v in replaced):
+        if any(v is not None for v in replaced) or (eager and function not in before):
             given = [v if new is None else new for v, new in zip(function.inputs, replaced)]
             new_of.update(zip(function.outputs, _applied(function, python.get(function), given)))
     return [found(v) or v for v in outputs]
+
+
+def _functions(outputs: list[nn.Variable]) -> list[Any]:
+    functions: list[Any] = []
+    F.sink(*outputs).visit(functions.append)
+    return functions[:-1]  # all but the sink
 
 
 def _applied(function: Any, computed: PythonFunction | None, given: list[nn.Variable]) -> list[nn.Variable]:

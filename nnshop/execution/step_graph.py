@@ -64,7 +64,7 @@ class StepGraph:
             _check_repeatable(function)
             computed = python.get(function)
             writes = _writes(function, computed)
-            if not hoist or writes or _draws(function, computed) or any(v in inside for v in function.inputs):
+            if not hoist or writes or draws(function, computed) or any(v in inside for v in function.inputs):
                 given = [self._leaf(v, new_of) if v not in new_of else new_of[v] for v in function.inputs]
                 written.update(given[i] for i in writes)
                 given = [self._copy(v) if v.parent is None and function.inplace_data(i) else v for i, v in enumerate(given)]
@@ -135,7 +135,7 @@ def _writes(function: Any, computed: PythonFunction | None) -> Iterable[int]:
     return range(1, len(function.inputs)) if function.info.type_name in RUNNING else ()
 
 
-def _draws(function: Any, computed: PythonFunction | None) -> bool:
+def draws(function: Any, computed: PythonFunction | None) -> bool:
     return is_random(function) or (isinstance(computed, Drawing) and computed.random)
 
 

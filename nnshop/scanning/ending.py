@@ -8,7 +8,7 @@ from typing import Callable, NamedTuple
 import nnabla as nn
 import nnabla.functions as F
 
-from ..core import Tree, tree_map
+from ..core import Tree, tree_leaves, tree_map
 from ..functions import reshape, stop_gradient, swap_time, where
 from .step import State
 
@@ -26,15 +26,17 @@ def ending(step: Callable) -> Callable:
     """Freezes a step once its condition has held, for each sample where there is one condition each.
 
     A step that does not count is given again what the last one was that counted. So it computes only what can be computed,
-    and no NaN of it can come back in gradients. With a condition for each sample this is so of the state alone, since other
-    arguments need not have a batch axis.
+    and no NaN of it can come back in gradients. With a condition for each sample this is so of the state alone, unless entries
+    of sequences are known to have a batch axis.
     """
 
     def wrapped(x: Tree, before: Ending) -> tuple[Tree, Ending]:
         freeze = partial(where, before.running)
-        scalar = not before.running.ndim
-        given = tree_map(freeze, (x if scalar else (), before.state), before.given)
-        (outputs, condition), after = step(given[0] if scalar else x, given[1])
+        entries, state = before.given
+        if tree_leaves(entries):
+            x = tree_map(lambda now, last: freeze(now, last) if now.ndim >= before.running.ndim else now, x, entries)
+        given = (x if tree_leaves(entries) else (), tree_map(freeze, before.state, state))
+        (outputs, condition), after = step(x, given[1])
         holds = reshape(stop_gradient(F.not_equal_scalar(condition, 0)), before.running.shape)
         after = tree_map(freeze, after, before.state)
         return outputs, Ending(after, given, before.running * (1 - holds), before.steps + before.running)
@@ -42,10 +44,14 @@ def ending(step: Callable) -> Callable:
     return wrapped
 
 
-def start_of(xs: Tree, state: State, condition: nn.Variable) -> Ending:
-    """Makes the state of a step that is `ending`; xs are sequences, the condition one of a single step."""
+def start_of(xs: Tree, state: State, condition: nn.Variable, batch_axis: bool) -> Ending:
+    """Makes the state of a step that is `ending`; xs are sequences, whose entries have a batch axis for sure or perhaps.
+
+    The condition is one of a single step.
+    """
     shape = condition.shape[:1]
-    given = (tree_map(lambda v: F.constant(0, v.shape[1:]), xs if not shape else ()), tree_map(_zeros, state))
+    frozen = xs if batch_axis or not shape else ()
+    given = (tree_map(lambda v: F.constant(0, v.shape[1:]), frozen), tree_map(_zeros, state))
     return Ending(state, given, F.constant(1, shape), F.constant(0, shape))
 
 

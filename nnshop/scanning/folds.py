@@ -33,7 +33,7 @@ def reduce(fn: Callable, sequences: Any, outputs_info: Any, non_sequences: Any =
     Args:
         fn: `(entries..., last results..., non_sequences...) -> results`: the sequences come first.
         sequences, outputs_info, non_sequences: As in `nnshop.scan`; outputs_info has the initial values.
-        **options: Its others.
+        **options: Its others, such as `name`.
 
     Returns:
         `(results, updates)`: the values after the last step, one or a list as in `nnshop.scan`.

@@ -13,7 +13,8 @@ from nnabla.parameter import get_parameter_or_create
 
 from ..core import Tree, tree_map
 from ..execution import iterate
-from ..execution.drawing import is_random
+from ..execution.step_graph import draws
+from ..execution.tracing import noting_python_functions
 from ..execution.ways import check_checkpoints, check_way
 from ..functions import swap_time
 from ..parameters import clean_after_error, scratch
@@ -110,7 +111,10 @@ def scan(
         first, outputs = _try(fn, inputs, outputs, constants, strict, time_axis, cut_at_end, truncate_gradient != -1)
         xs = tuple(sequence.columns(n_steps, go_backwards) for sequence in inputs)
         call = Call(fn, outputs, constants, tuple(first.updates))
-        plan, lengths = _Plan(call, xs, n_steps, bptt_window, {"way": way, "checkpoint_every": checkpoint_every}), None
+        plan, lengths = (
+            _Plan(call, xs, n_steps, bptt_window, time_axis == 1, {"way": way, "checkpoint_every": checkpoint_every}),
+            None,
+        )
         if first.condition is None:
             ys, state = plan.run(truncate_gradient)
         else:
@@ -167,14 +171,17 @@ def _try(
         first = call(x, State(windows, ()))
         if strict:
             check_closures(fn, arguments, first.updates)
+        if truncated and first.condition is not None:
+            python: dict = {}
+            with noting_python_functions(python):
+                second = call(x, State(windows, ()))
+            _check_not_random(first, second, python)
         names = {v.data: name for name, v in nn.get_parameters(grad_only=False).items()}
     outputs = outputs or [Output(f"output {i}") for i in range(len(first.outputs))]
     _check_outputs(first, outputs, time_axis)
     _check_updates(first)
     _check_condition(first, windows, cut_at_end)
     first = replace(first, updates={_own(v, names): new for v, new in first.updates.items()})
-    if truncated and first.condition is not None:
-        _check_not_random(first)
     return first, outputs
 
 
@@ -237,14 +244,21 @@ def _check_condition(first: Returned, windows: Tree, cut_at_end: bool) -> None:
                 )
 
 
-def _check_not_random(first: Returned) -> None:
-    kinds: list[str] = []
-    F.sink(*first.variables()).visit(lambda function: kinds.append(function.info.type_name) if is_random(function) else None)
+def _check_not_random(first: Returned, second: Returned, python: dict) -> None:
+    outside = set(_functions(first))  # of both calls
+    made = [function for function in _functions(second) if function not in outside]
+    kinds = [function.info.type_name for function in made if draws(function, python.get(function))]
     if kinds:
         raise ValueError(
             f"truncate_gradient with until runs the scan twice, first to see where it ends, and {kinds[0]} would draw other "
             "numbers. Draw them outside, as a sequence."
         )
+
+
+def _functions(returned: Returned) -> list:
+    found: list = []
+    F.sink(*returned.variables()).visit(found.append)
+    return found[:-1]  # all but the sink
 
 
 # ------------------------------------------------------------------------------------------------------------ all the steps
@@ -258,11 +272,13 @@ class _Plan:
         xs: Sequences of what each tap reads.
         n_steps: How many steps there are at most.
         window: Between how many steps gradients pass.
+        batch_axis: Whether all entries of sequences are known to have one.
         options: Of `iterate`.
     """
 
-    def __init__(self, call: Call, xs: Tree, n_steps: int, window: int | None, options: dict) -> None:
+    def __init__(self, call: Call, xs: Tree, n_steps: int, window: int | None, batch_axis: bool, options: dict) -> None:
         self.call, self.xs, self.n_steps, self.window, self.options = call, xs, n_steps, window, options
+        self.batch_axis = batch_axis
         self.state = State(tuple(output.start for output in call.outputs), tuple(call.shared))
 
     def run(self, truncate: int) -> tuple[list[nn.Variable], State]:
@@ -297,7 +313,7 @@ class _Plan:
 
     def _ending(self, call: Callable, xs: Tree, condition: nn.Variable) -> tuple[Tree, Ending]:
         step, xs = self._windowed(stepping(call), xs, 0, self.n_steps)
-        start = start_of(xs, self.state, condition)
+        start = start_of(xs, self.state, condition, self.batch_axis)
         ys, end = iterate(ending(step), xs, start, self.n_steps, running=lambda end: end.running, **self.options)
         end.steps.need_grad = False
         return ys, end

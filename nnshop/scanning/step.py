@@ -55,19 +55,16 @@ class Call:
 
         def build() -> list[nn.Variable]:
             made.append(Returned.of(self.fn(*given)))
-            return made[0].variables()
+            return made[-1].variables()
 
         own = [(alone, v) for alone, v in zip(given, arguments) if alone is not v]
         leaves = computed_of(build, [*own, *zip(self.shared, state.shared)])
-        return made[0].of_variables(leaves)
+        return made[-1].of_variables(leaves)
 
 
 def _without_past(v: nn.Variable) -> nn.Variable:
     """A Variable of the same value and an array of its own, by which it is known."""
-    alone = nn.Variable(v.shape, need_grad=True)
-    if nn.get_auto_forward():
-        alone.data.copy_from(v.data)
-    return alone
+    return nn.Variable(v.shape, need_grad=True)
 
 
 def check_arguments(fn: Callable, arguments: Sequence[str]) -> None:

@@ -11,22 +11,13 @@ import nnabla.parametric_functions as PF
 import numpy as np
 import pytest
 from checking import Counted, assert_close, each_mode, each_way, measured, slopes
+from endings import T, linear
 from measuring import factors, randomize
 
 from nnshop import scan
 from nnshop.functions import stop_gradient
 
 rng = np.random.RandomState(2)
-T = 6
-
-
-def linear(R: np.ndarray, w: float, keep: int = T, window: int = T) -> np.ndarray:
-    """Gradients for x of `y = y * w + x`, of `sum(R * y)`, from the last steps, and within windows."""
-    found, after = np.zeros(len(R)), 0.0
-    for t in reversed(range(max(0, len(R) - keep), len(R))):
-        found[t] = R[t] + after
-        after = 0.0 if t % window == 0 else found[t] * w
-    return found
 
 
 def recurrence(**options: Any) -> Callable:
@@ -49,7 +40,7 @@ def test_gradients_come_from_the_last_steps(mode: str, keep: int) -> None:
     x = rng.randn(T)
     found = measured(mode, recurrence(truncate_gradient=keep), x, 0.3, 0.7)
     ys, whole = recurrence_steps(x, 0.3, 0.7), keep == -1 or keep >= T
-    expected = linear(factors((x,))[0], 0.7, T if whole else keep)
+    expected = linear(factors((x,))[0], 0.7, T, T, T if whole else keep)
     assert_close(found.values, [ys[1:]])
     assert_close(found.gradients, [expected, np.array(expected[0] * 0.7 if whole else 0.0), np.sum(expected * ys[:-1])], 1e-4)
 
@@ -143,7 +134,7 @@ def test_no_gradient_passes_between_windows(mode: str, window: int) -> None:
     """They are counted from the start; the last one may be shorter."""
     x = rng.randn(T)
     found = measured(mode, recurrence(bptt_window=window), x, 0.3, 0.7)
-    ys, expected = recurrence_steps(x, 0.3, 0.7), linear(factors((x,))[0], 0.7, T, window)
+    ys, expected = recurrence_steps(x, 0.3, 0.7), linear(factors((x,))[0], 0.7, T, T, T, window)
     assert_close(found.values, [ys[1:]])
     assert_close(found.gradients, [expected, np.array(expected[0] * 0.7), np.sum(expected * ys[:-1])], 1e-4)
 
@@ -187,7 +178,7 @@ def test_both_together(mode: str, keep: int, window: int) -> None:
     """The last steps, of which the windows are those counted from the start."""
     x = rng.randn(T)
     found = measured(mode, recurrence(truncate_gradient=keep, bptt_window=window), x, 0.3, 0.7)
-    ys, expected = recurrence_steps(x, 0.3, 0.7), linear(factors((x,))[0], 0.7, keep, window)
+    ys, expected = recurrence_steps(x, 0.3, 0.7), linear(factors((x,))[0], 0.7, T, T, keep, window)
     assert_close(found.values, [ys[1:]])
     assert_close(found.gradients, [expected, np.array(0.0), np.sum(expected * ys[:-1])], 1e-4)
 
