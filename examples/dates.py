@@ -32,13 +32,13 @@ from typing import Any
 import nnabla as nn
 import nnabla.solvers as S
 from babel import Locale, dates
-from nnshop.decoding import Decoded
 from tqdm import tqdm
 
 import nnshop
 from nnshop.archive import ArchiveError, atomic_write
 from nnshop.context import ContextError
 from nnshop.data import DataError, pad
+from nnshop.decoding import Decoded
 from nnshop.seq2seq import EncoderDecoder
 from nnshop.training import StopSignal, TrainingError, check_writable, clip_grad_by_global_norm, plot_alignments, plot_curves
 
@@ -217,10 +217,10 @@ class Graphs:
     def loss(self, rows: Sequence[tuple[list[int], list[int]]]) -> nn.Variable:
         """The loss of a batch, whose ids are in the graph already."""
         sides = [pad(side) for side in zip(*rows)]
-        lengths = tuple(-(-ids.shape[1] // 10) * 10 for ids, _ in sides)
-        if lengths not in self.graphs:
-            self.graphs[lengths] = self._build(*lengths)
-        *variables, loss = self.graphs[lengths]
+        source, target = (-(-ids.shape[1] // 10) * 10 for ids, _ in sides)
+        if (source, target) not in self.graphs:
+            self.graphs[source, target] = self._build(source, target)
+        *variables, loss = self.graphs[source, target]
         for (ids, count), v, lasting in zip(sides, variables[::2], variables[1::2]):
             v.data.zero()
             v.d[:, : ids.shape[1]] = ids
@@ -252,9 +252,9 @@ def train(args: argparse.Namespace) -> int:
     else:
         learnt, held_out = make_dates(args.samples, 2000, args.seed)
     nn.seed(args.seed)
-    sides = [Symbols.of(texts, by_words, args.vocabulary) for texts in zip(*learnt)]
-    translator = Translator.new(*sides, args.units, args.dropout)
-    print(f"{len(learnt):,} pairs to learn from, {len(held_out):,} held out; {len(sides[0]):,} and {len(sides[1]):,} symbols")
+    source, target = (Symbols.of(texts, by_words, args.vocabulary) for texts in zip(*learnt))
+    translator = Translator.new(source, target, args.units, args.dropout)
+    print(f"{len(learnt):,} pairs to learn from, {len(held_out):,} held out; {len(source):,} and {len(target):,} symbols")
     print("   ".join(" → ".join(pair) for pair in learnt[:2]))
     stopped = learn(translator, learnt, held_out, args)
     translator.save(args.output)
@@ -333,6 +333,7 @@ def bleu(found: list[str], targets: list[str]) -> float:
 def draw_attention(translator: Translator, text: str, path: Path) -> None:
     said = translator.say([text])
     symbols = [translator.target.symbols[i] for i in said.ids[0][: said.lengths[0]]]
+    assert said.alignments is not None  # the network attends
     plot_alignments(path, said.alignments[0][: len(symbols)], translator.source.split(normalize(text)), symbols)
 
 

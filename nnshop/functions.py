@@ -354,7 +354,6 @@ def _above_the_mean(
     return above + F.gather(bias, targets, axis=0) - reshape(F.mean(bias), (1,) * targets.ndim)
 
 
-
 def _linear_losses(
     h: nn.Variable, weight: nn.Variable, bias: nn.Variable | None, targets: nn.Variable, transpose: bool
 ) -> nn.Variable:

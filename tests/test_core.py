@@ -254,7 +254,10 @@ def test_a_name_is_a_scope(name: str | None) -> None:
 
 
 def test_output_shape_computes_nothing() -> None:
-    """Neither values nor random numbers, also in auto-forward mode; at the caller's batch size, which a cell may have a memory of."""
+    """Neither values nor random numbers, also in auto-forward mode.
+
+    It is at the caller's batch size, since a cell may hold a memory of that.
+    """
     seen = []
 
     def look(x: nn.Variable, state: Any) -> tuple:

@@ -240,7 +240,11 @@ def test_mean_is_the_default_and_nlp_nnabla_has_another_name_for_it() -> None:
         (((2, 3), (2, 3)), {}, r"logits of shape \(B, T, V\); got \(2, 3\)"),
         (((2, 3, 4), (2, 4)), {}, r"targets of shape \(2, 3\) for logits \(2, 3, 4\); got \(2, 4\)"),
         (((2, 3, 4), (3, 2)), {}, r"targets of shape \(2, 3\) for logits \(2, 3, 4\); got \(3, 2\)"),
-        (((2, 3, 4), (2, 3)), {"weights": nn.Variable((2, 4))}, r"weights of shape \(2, 3\) for logits \(2, 3, 4\); got \(2, 4\)"),
+        (
+            ((2, 3, 4), (2, 3)),
+            {"weights": nn.Variable((2, 4))},
+            r"weights of shape \(2, 3\) for logits \(2, 3, 4\); got \(2, 4\)",
+        ),
         (((2, 3, 4), (2, 3)), {"reduction": "total"}, r"'mean', .*, 'none'; got 'total'"),
     ],
 )

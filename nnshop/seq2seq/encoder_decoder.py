@@ -166,7 +166,7 @@ class EncoderDecoder:
             ValueError: Shapes that do not fit, lengths out of range, or settings that do not.
         """
         fed, wanted, counts = self._targets(target, target_lengths)
-        options = {"weights": counts, "label_smoothing": label_smoothing, "reduction": reduction}
+        options: dict[str, Any] = {"weights": counts, "label_smoothing": label_smoothing, "reduction": reduction}
         with nn.parameter_scope(self.name):
             memory, start = self._encode(source, source_lengths, training)
             decoder = self._decoder(memory, source_lengths, start, training)
