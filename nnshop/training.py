@@ -373,7 +373,7 @@ def plot_curves(
     """
     check_matplotlib()
     from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -383,7 +383,7 @@ def plot_curves(
         axes.axhline(value, label=f"{label} {value:.1f}", color="gray", linestyle=("--", ":", "-.")[number % 3])
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title, yscale="log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(ScalarFormatter())
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(alpha=0.3, which="both")
     axes.legend()
