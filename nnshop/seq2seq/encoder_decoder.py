@@ -275,7 +275,7 @@ class EncoderDecoder:
             logits = F.affine(h, F.transpose(weight, (1, 0)) if self.tied else weight, bias)
             return (logits, *alignments) if alignments else logits
 
-        return stack(*decoder, lift(say))
+        return stack(*decoder, lift(say, rowwise=True))
 
     # ----------------------------------------------------------------------------------------------------------- generating
 
