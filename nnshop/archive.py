@@ -18,8 +18,8 @@ import numpy as np
 FORMAT = 1
 # What reading a damaged zip, npy or JSON raises, or a file that is none of them.
 DAMAGE = (
-    *(zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError),
-    *(RuntimeError, tokenize.TokenError),
+    *(zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError),
+    *(RuntimeError, tokenize.TokenError),  # NotImplementedError is a RuntimeError
 )
 
 

@@ -179,13 +179,14 @@ class Checkpoint:
         """Puts parameters, solver states and random states back; the solver must hold the model's parameters already.
 
         Raises:
-            CheckpointError: The checkpoint is of another model or solver. Nothing is changed then.
+            CheckpointError: The checkpoint is of another model or solver, or not whole. Nothing is changed then.
         """
-        current = all_parameters()
+        current, states = all_parameters(), solver.get_states()
         self._compare({name: v.shape for name, v in current.items()}, {n: a.shape for n, a in self.parameters.items()})
-        states = solver.get_states()
-        if solver.name != self.solver["name"] or set(states) != set(self.solver["t"]):
-            raise CheckpointError(f"{self.path}: is of the solver {self.solver['name']}, this training uses {solver.name}.")
+        with damage_named(self.path, "checkpoint"):
+            self._check_solver(solver.name, states)
+            for state in self.random.values():
+                np.random.RandomState().set_state(state)  # raises where it is none
         for name, value in self.parameters.items():
             current[name].d = value
         for name, state in states.items():
@@ -196,6 +197,17 @@ class Checkpoint:
         solver.set_learning_rate(self.solver["learning_rate"])
         nn.random.prng.set_state(self.random["nnabla"])
         np.random.set_state(self.random["numpy"])
+
+    def _check_solver(self, name: str, states: Mapping[str, Any]) -> None:
+        saved = self.solver
+        if name != saved["name"] or set(states) != set(saved["t"]):
+            raise CheckpointError(f"{self.path}: is of the solver {saved['name']}, this training uses {name}.")
+        self._compare(
+            {f"{n}:{key}": v.shape for n, state in states.items() for key, v in state.pstate.items()},
+            {f"{n}:{key}": array.shape for n, state in saved["states"].items() for key, array in state.items()},
+        )
+        if not all(isinstance(t, int) for t in saved["t"].values()) or not isinstance(saved["learning_rate"], (int, float)):
+            raise TypeError("counts and learning rate of the solver are no numbers")
 
     def _compare(self, model: Mapping[str, tuple], saved: Mapping[str, tuple]) -> None:
         wrong = [f"{name} is {saved[name]}, not {model[name]}" for name in model if saved.get(name, model[name]) != model[name]]

@@ -147,6 +147,34 @@ def test_checkpoint_of_another_model_changes_nothing(tmp_path: Path) -> None:
         load_checkpoint(tmp_path / "c.npz").restore(sgd.solver)
 
 
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda c: c.solver["states"]["x2h/W"].pop("mean"), "x2h/W:mean is missing"),
+        (lambda c: c.solver["states"]["b"].update(mean=np.zeros(2)), r"b:mean is \(2,\)"),
+        (lambda c: c.solver["states"].pop("b"), "b:(mean|var) is missing"),
+        (lambda c: c.solver["t"].update({"b": "3"}), "no numbers"),
+        (lambda c: c.solver.update(learning_rate=None), "no numbers"),
+        (lambda c: c.random.update(nnabla=("MT19937", np.zeros(3))), "is not a whole checkpoint"),
+        (lambda c: c.solver.pop("name"), "is not a whole checkpoint"),
+    ],
+)
+def test_a_checkpoint_that_lacks_something_changes_nothing(tmp_path: Path, damage: Any, message: str) -> None:
+    """Such as one that was made by hand."""
+    problem = Problem()
+    problem.train(1)
+    save_checkpoint(tmp_path / "c.npz", problem.solver, {}, problem.state.get())
+    problem.train(1)
+    before, drawn = parameters(), nn.random.prng.get_state()[1].copy()
+    checkpoint = load_checkpoint(tmp_path / "c.npz")
+    damage(checkpoint)
+    with pytest.raises(CheckpointError, match=message):
+        checkpoint.restore(problem.solver)
+    for name, value in parameters().items():
+        np.testing.assert_array_equal(value, before[name])
+    np.testing.assert_array_equal(nn.random.prng.get_state()[1], drawn)
+
+
 def test_a_damaged_newest_checkpoint_is_passed_over_by_name(tmp_path: Path) -> None:
     problem, checkpoints = Problem(), Checkpoints(tmp_path, keep=2)
     for step in (1, 2, 3):
