@@ -1,0 +1,92 @@
+"""Files of arrays and JSON: what was written comes back, or an error names the file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nnshop.archive import ArchiveError, atomic_write, read_archive, write_archive
+
+ARRAYS = {"a/W": np.arange(6.0).reshape(2, 3), "b": np.array(3, np.int32), "empty": np.zeros((0, 2), np.float32)}
+META = {"words": ["ä", "日"], "number": 1.5, "nothing": None}
+
+
+def test_what_was_written_comes_back(tmp_path: Path) -> None:
+    write_archive(tmp_path / "a.npz", "test", META, ARRAYS)
+    meta, arrays = read_archive(tmp_path / "a.npz", "test")
+    assert {key: meta[key] for key in META} == META
+    assert list(arrays) == list(ARRAYS)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(array, ARRAYS[name])
+        assert array.dtype == ARRAYS[name].dtype
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+
+
+def test_another_kind_is_refused(tmp_path: Path) -> None:
+    write_archive(tmp_path / "a.npz", "test", {}, {})
+    with pytest.raises(ArchiveError, match=r"a\.npz: is a test of format 1; a checkpoint of format 1 is wanted"):
+        read_archive(tmp_path / "a.npz", "checkpoint")
+
+
+@pytest.mark.parametrize("meta", [None, "no JSON", "[]", "{}", json.dumps({"format": 1})])
+def test_a_file_without_its_data_is_refused(tmp_path: Path, meta: str | None) -> None:
+    np.savez(tmp_path / "a.npz", **({} if meta is None else {"meta": np.array(meta)}))
+    with pytest.raises(ArchiveError, match=r"a\.npz: is not a whole test"):
+        read_archive(tmp_path / "a.npz", "test")
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ArchiveError, match=r"none\.npz: there is no such test"):
+        read_archive(tmp_path / "none.npz", "test")
+    with pytest.raises(ArchiveError, match="is not a whole test"):
+        read_archive(tmp_path, "test")
+
+
+def test_an_error_while_writing_leaves_the_old_file(tmp_path: Path) -> None:
+    write_archive(tmp_path / "a.npz", "test", META, ARRAYS)
+    before = (tmp_path / "a.npz").read_bytes()
+    with pytest.raises(TypeError):
+        write_archive(tmp_path / "a.npz", "test", {"what": object()}, ARRAYS)
+    with pytest.raises(ZeroDivisionError), atomic_write(tmp_path / "a.npz") as path:
+        path.write_text("half")
+        _ = 1 / 0
+    assert (tmp_path / "a.npz").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
+
+
+@st.composite
+def damage(draw: st.DrawFn) -> list[tuple[str, float, int]]:
+    """Bytes changed, removed or put in, at places from 0 to 1."""
+    kinds = st.sampled_from(["change", "remove", "insert", "cut"])
+    return draw(st.lists(st.tuples(kinds, st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=4))
+
+
+@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(damage())
+def test_damaged_files_are_named_or_load_as_they_were(tmp_path: Path, changes: list[tuple[str, float, int]]) -> None:
+    path = tmp_path / "a.npz"
+    if not path.exists():
+        write_archive(path, "test", META, ARRAYS)
+    data = bytearray(path.read_bytes())
+    for kind, where, byte in changes:
+        at = int(where * len(data))
+        if kind == "cut":
+            del data[at:]
+        elif kind == "insert":
+            data.insert(at, byte)
+        elif at < len(data):
+            data[at : at + 1] = bytes([byte]) if kind == "change" else b""
+    (tmp_path / "damaged.npz").write_bytes(data)
+    try:
+        meta, arrays = read_archive(tmp_path / "damaged.npz", "test")
+    except ArchiveError as error:
+        assert "damaged.npz" in str(error)
+    else:
+        assert {key: meta[key] for key in META} == META
+        for name in set(arrays) & set(ARRAYS):  # a name stands outside of what has a checksum
+            np.testing.assert_array_equal(arrays[name], ARRAYS[name])
