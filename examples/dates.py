@@ -31,11 +31,12 @@ from typing import Any
 
 import nnabla as nn
 import nnabla.solvers as S
+import numpy as np
 from babel import Locale, dates
 from tqdm import tqdm
 
 import nnshop
-from nnshop.archive import ArchiveError, atomic_write
+from nnshop.archive import atomic_write
 from nnshop.context import ContextError
 from nnshop.data import DataError, pad
 from nnshop.decoding import Decoded
@@ -90,7 +91,7 @@ def read_parallel(source: Path, target: Path, seed: int) -> tuple[list[Pair], li
     if len(sides[0]) != len(sides[1]):
         raise DataError(f"{source} has {len(sides[0])} lines, {target} {len(sides[1])}; each needs the other's line by line.")
     for path, lines in zip((source, target), sides):
-        empty = [number for number, line in enumerate(lines, 1) if not line.strip()]
+        empty = [number for number, line in enumerate(lines, 1) if not normalize(line)]
         if empty:
             raise DataError(f"{path}: line {empty[0]} is empty ({len(empty)} in all); remove it, and its partner.")
     pairs = [(normalize(a), normalize(b)) for a, b in zip(*sides)]
@@ -106,7 +107,8 @@ def read_parallel(source: Path, target: Path, seed: int) -> tuple[list[Pair], li
 
 def read_lines(path: Path) -> list[str]:
     try:
-        return path.read_text(encoding="utf-8").splitlines()
+        # splitlines() would also cut at characters that stand within sentences, such as U+2028.
+        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
@@ -256,8 +258,9 @@ def train(args: argparse.Namespace) -> int:
     translator = Translator.new(source, target, args.units, args.dropout)
     print(f"{len(learnt):,} pairs to learn from, {len(held_out):,} held out; {len(source):,} and {len(target):,} symbols")
     print("   ".join(" → ".join(pair) for pair in learnt[:2]))
-    stopped = learn(translator, learnt, held_out, args)
-    translator.save(args.output)
+    stopped, curves = learn(translator, learnt, held_out, args)
+    translator.save(args.output)  # before anything else can fail
+    plot_curves(args.output / "curves.png", curves, ylabel="loss of a symbol, nats", title="Learning to translate")
     if stopped:
         print(f"stopped; the network so far is in {args.output}", file=sys.stderr)
         return 130
@@ -266,8 +269,10 @@ def train(args: argparse.Namespace) -> int:
     return 0
 
 
-def learn(translator: Translator, learnt: list[Pair], held_out: list[Pair], args: argparse.Namespace) -> bool:
-    """Trains, and draws the curves; returns whether it was stopped."""
+def learn(
+    translator: Translator, learnt: list[Pair], held_out: list[Pair], args: argparse.Namespace
+) -> tuple[bool, dict[str, tuple[list, list]]]:
+    """Trains; returns whether it was stopped, and the curves."""
     rng = random.Random(args.seed)
     size = min(args.batch_size, len(learnt))
     graphs, test_graphs = (Graphs(translator.network, size, training) for training in (True, False))
@@ -283,6 +288,8 @@ def learn(translator: Translator, learnt: list[Pair], held_out: list[Pair], args
             solver.zero_grad()
             losses.forward(clear_no_need_grad=True)
             value = float(losses.d)
+            if not np.isfinite(value):
+                raise TrainingError(f"the loss is {value} at step {step}; lower --learning-rate (now {args.learning_rate}).")
             losses.backward(clear_buffer=True)
             clip_grad_by_global_norm(solver, 5.0)
             solver.set_learning_rate(args.learning_rate * (1 - step / args.steps))
@@ -297,9 +304,7 @@ def learn(translator: Translator, learnt: list[Pair], held_out: list[Pair], args
                 bar.set_postfix_str(f"loss {value:.4f}")
             if stop.requested:
                 break
-    shown = {label: points for label, points in curves.items() if points[0]}
-    plot_curves(args.output / "curves.png", shown, ylabel="loss of a symbol, nats", title="Learning to translate")
-    return stop.requested
+    return stop.requested, {label: points for label, points in curves.items() if points[0]}
 
 
 def add_point(curve: tuple[list, list], step: int, value: float) -> None:
@@ -380,10 +385,22 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if args.function is train:
         if (args.source is None) != (args.target is None):
             parser.error("--source and --target belong together.")
-        for option in ("steps", "batch_size", "units", "samples"):
-            if getattr(args, option) < 2:
-                parser.error(f"--{option.replace('_', '-')} must be at least 2; got {getattr(args, option)}.")
+    check_ranges(parser, args)
     return args
+
+
+LEAST = {"steps": 2, "batch_size": 2, "units": 2, "samples": 2, "vocabulary": 4, "beam": 1, "seed": 0}
+
+
+def check_ranges(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    given = vars(args)
+    for option, least in LEAST.items():
+        if option in given and given[option] < least:
+            parser.error(f"--{option.replace('_', '-')} must be at least {least}; got {given[option]}.")
+    if not 0 <= given.get("dropout", 0) < 1:
+        parser.error(f"--dropout must be from 0 to below 1; got {args.dropout}.")
+    if not 0 < given.get("learning_rate", 1) < float("inf"):
+        parser.error(f"--learning-rate must be a positive number; got {args.learning_rate}.")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -393,9 +410,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with nnshop.use_context(args.context):
             return args.function(args)
-    except (DataError, ArchiveError, TrainingError, ContextError) as error:
+    except (ValueError, OSError, TrainingError, ContextError) as error:  # DataError and ArchiveError are ValueErrors
         print(f"dates.py: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

@@ -99,5 +99,7 @@ def damage_named(path: Path, kind: str) -> Iterator[None]:
         raise ArchiveError(f"{path}: there is no such {kind}.") from error
     except ArchiveError:
         raise
+    except OSError as error:
+        raise ArchiveError(f"{path}: cannot be read as a {kind}: {error.strerror or error}.") from error
     except DAMAGE as error:
         raise ArchiveError(f"{path}: is not a whole {kind} ({type(error).__name__}: {error}).") from error

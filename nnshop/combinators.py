@@ -334,6 +334,8 @@ def teacher_forced(cell: AbstractCell, sampling_probability: nn.Variable | None 
     """
     if not isinstance(cell, Readout):
         raise TypeError(f"teacher_forced needs what readout(cell, shape) returns; got {cell!r}, which feeds nothing back.")
+    if sampling_probability is not None and not isinstance(sampling_probability, nn.Variable):
+        raise TypeError(f"sampling_probability must be a Variable of shape (1,); got {sampling_probability!r}.")
     if sampling_probability is not None and sampling_probability.shape != (1,):
         raise ValueError(f"sampling_probability must be a Variable of shape (1,); got {sampling_probability.shape}.")
     return TeacherForced(cell, sampling_probability)

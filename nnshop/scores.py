@@ -65,7 +65,8 @@ def weight(name: str, shape: tuple[int, ...], init: Any = None) -> nn.Variable:
 def check_sizes(who: str, **sizes: int | None) -> None:
     """Raises ValueError, "who needs ...", unless each size is a positive number, or None."""
     for name, size in sizes.items():
-        if size is not None and not (isinstance(size, (int, np.integer)) and size > 0):
+        whole = isinstance(size, (int, np.integer)) and not isinstance(size, bool)
+        if size is not None and not (whole and size > 0):
             raise ValueError(f"{who} needs {name} >= 1, a whole number; got {size!r}.")
 
 

@@ -144,11 +144,40 @@ def test_a_folder_without_a_network_is_named(tmp_path: Path, trained: Path, caps
     assert run("translate", "--output", tmp_path, "x") == 0
 
 
-@pytest.mark.parametrize("option", ["steps", "batch-size", "units", "samples"])
-def test_options_that_are_too_small(option: str, capsys: pytest.CaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "--steps", 0), "--steps must be at least 2; got 0"),
+        (("train", "--batch-size", 1), "--batch-size must be at least 2; got 1"),
+        (("train", "--vocabulary", 3), "--vocabulary must be at least 4; got 3"),
+        (("train", "--seed", -1), "--seed must be at least 0; got -1"),
+        (("train", "--dropout", 1.5), "--dropout must be from 0 to below 1; got 1.5"),
+        (("train", "--learning-rate", "nan"), "--learning-rate must be a positive number; got nan"),
+        (("translate", "--beam", 0), "--beam must be at least 1; got 0"),
+    ],
+)
+def test_options_out_of_range(arguments: tuple, message: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit):
-        run("train", f"--{option}", 0)
-    assert f"--{option} must be at least 2; got 0" in capsys.readouterr().err
+        run(*arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_a_beam_wider_than_the_alphabet(trained: Path, capsys: pytest.CaptureFixture) -> None:
+    assert run("translate", "--output", trained, "--beam", 500, "x") == 1
+    assert "500" in capsys.readouterr().err
+
+
+def test_sentences_hold_what_only_looks_like_the_end_of_a_line(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a\u2028b\nc\x0cd\n")
+    assert dates.read_lines(tmp_path / "a.txt") == ["a\u2028b", "c\x0cd"]
+
+
+def test_a_loss_that_is_no_number_ends_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dates, "make_dates", lambda *_: ([("1", "1")] * 20, [("1", "1")] * 10))
+    assert run("train", "--output", tmp_path, *SMALL, "--learning-rate", 1e30) == 1
+    assert "lower --learning-rate" in capsys.readouterr().err
 
 
 def test_source_and_target_belong_together(capsys: pytest.CaptureFixture) -> None:

@@ -905,7 +905,7 @@ MISTAKES: dict[str, tuple[str, Callable]] = {
     "length penalty": ("length_penalty must be a number, 0 or more; got -1", call(beam_search, length_penalty=-1)),
     "coverage penalty": ("coverage_penalty must be a number, 0 or more; got nan", call(beam_search, coverage_penalty=np.nan)),
     "no alignments": ("coverage_penalty=0.5 needs a cell that gives", call(beam_search, coverage_penalty=0.5)),
-    "tile": ("tile needs a width of at least 1; got 0", lambda: tile(nn.Variable((2, 3)), 0)),
+    "tile": ("width must be a whole number, 1 or more; got 0", lambda: tile(nn.Variable((2, 3)), 0)),
     "choice": ("choose must be one of 'greedy', 'sample'; got 'best'", lambda: decode(small(), 1, "best")),
     "decode from no id": ("start must be an id", lambda: decode(small(), -1)),
     "decode from two": (r"start has the shape \(2,\), for a batch of 3", lambda: decode(small(), [1, 2]).initial_state(3)),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from measuring import constant, randomize
 
-from nnshop import GRUCell, LSTMCell, SimpleRNNCell, no_new_parameters, residual, stack
+from nnshop import Cell, GRUCell, LSTMCell, SimpleRNNCell, StateSpec, no_new_parameters, residual, stack
 from nnshop.archive import ArchiveError
 from nnshop.scores import Concat
 from nnshop.seq2seq import EncoderDecoder
@@ -209,6 +209,54 @@ def test_loading_twice_and_elsewhere(tmp_path: Path) -> None:
             np.testing.assert_array_equal(losses(other), before)
 
 
+def test_loading_over_another_network_changes_nothing(tmp_path: Path) -> None:
+    network().save(tmp_path / "a.npz")
+    for options in ({"decoder": LSTMCell(4)}, {"bridge": None}):
+        nn.clear_parameters()
+        network(**options)
+        before = {name: v.d.copy() for name, v in nn.get_parameters().items()}
+        with pytest.raises(ValueError, match=r"a\.npz: is of encoder_decoder, and there are weights of another network"):
+            EncoderDecoder.load(tmp_path / "a.npz")
+        assert before.keys() == nn.get_parameters().keys()
+        for name, v in nn.get_parameters().items():
+            np.testing.assert_array_equal(v.d, before[name])
+
+
+def test_a_cell_of_one_s_own_is_saved_by_name(tmp_path: Path) -> None:
+    own = Cell(lambda x, h: (x + h, h), StateSpec((4,)))
+    made = network(decoder=own)
+    with pytest.raises(ValueError, match="custom_objects"):
+        made.save(tmp_path / "a.npz")
+    made.save(tmp_path / "a.npz", {"own": own})
+    assert EncoderDecoder.load(tmp_path / "a.npz", {"own": own}) == made
+    with pytest.raises(ValueError, match=r"'own'.*custom_objects"):
+        EncoderDecoder.load(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize(
+    ("shapes", "options", "message"),
+    [
+        (((2, 3), (3, 3)), {}, "source and target need one batch size"),
+        (((2, 3), (2, 3, 1)), {}, r"the target must be ids of shape \(B, T\)"),
+        (((2, 3), (2, 3)), {"source_lengths": [3]}, "source_lengths must be one number for each of 2 rows"),
+        (((2, 3), (2, 3)), {"target_lengths": nn.Variable((3,))}, "target_lengths must be one number for each of 2 rows"),
+    ],
+)
+def test_bad_batches_are_named(shapes: tuple, options: dict, message: str) -> None:
+    made = EncoderDecoder(6, 9, START, END, [GRUCell(3)], GRUCell(4), width=4)
+    with pytest.raises(ValueError, match=message):
+        made.loss(*map(nn.Variable, shapes), **options)
+    assert not nn.get_parameters()
+
+
+def test_what_is_no_variable_is_named() -> None:
+    made = EncoderDecoder(6, 9, START, END, GRUCell(3), GRUCell(4), width=4)
+    with pytest.raises(TypeError, match="the source must be a Variable of ids; got ndarray"):
+        made.loss(SOURCE, TARGET)
+    with pytest.raises(TypeError, match=r"sampling_probability must be a Variable of shape \(1,\); got 0.5"):
+        made.loss(constant(SOURCE), constant(TARGET), sampling_probability=0.5)
+
+
 def test_a_file_that_is_no_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match=r"none\.npz: there is no such encoder-decoder"):
         EncoderDecoder.load(tmp_path / "none.npz")
@@ -228,9 +276,9 @@ def test_a_file_that_is_no_network_is_refused(tmp_path: Path) -> None:
 
 def test_nothing_is_saved_before_there_are_weights(tmp_path: Path) -> None:
     made = EncoderDecoder(6, 9, START, END, GRUCell(3), GRUCell(4), width=4)
-    with pytest.raises(ValueError, match="encoder_decoder has no weights yet"):
+    with pytest.raises(ValueError, match="encoder_decoder has no weights here: build its loss"):
         made.save(tmp_path / "a.npz")
-    with pytest.raises(ValueError, match="no_new_parameters"):
+    with pytest.raises(ValueError, match="encoder_decoder has no weights here: build its loss"):
         made.generate([[1, 2]], max_length=3)
     assert not nn.get_parameters()
 
@@ -238,14 +286,21 @@ def test_nothing_is_saved_before_there_are_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"source_size": 0}, "source_size must be at least 1; got 0"),
-        ({"start": 9}, "start=9 must be one of the target's 9 ids"),
-        ({"end": -1}, "end=-1 must be one of the target's 9 ids"),
+        ({"source_size": 0}, "needs source_size >= 1, a whole number; got 0"),
+        ({"start": 9}, "start must be one of the target's 9 ids, from 0; got 9"),
+        ({"end": -1}, "end must be one of the target's 9 ids, from 0; got -1"),
         ({"end": START}, "start and end must differ; both are 7"),
         ({"bridge": "sum"}, "bridge must be 'dense', 'copy' or None; got 'sum'"),
         ({"bridge": None, "attention": None}, "know nothing of the source"),
         ({"shared": True}, "shared=True needs one size on both sides; got 6 and 9"),
         ({"dropout": 1.0}, "dropout must be from 0 to below 1; got 1.0"),
+        ({"dropout": "0.1"}, "dropout must be from 0 to below 1; got '0.1'"),
+        ({"start": 7.0}, "start must be one of the target's 9 ids, from 0; got 7.0"),
+        ({"encoder": ()}, "needs a cell for its encoder, or several"),
+        ({"width": 2.5}, "needs width >= 1, a whole number; got 2.5"),
+        ({"attention": "luong"}, "luong"),
+        ({"attention_width": 0}, "attention_width >= 1"),
+        ({"attention": None, "input_feeding": True}, "with attention=None there is none"),
     ],
 )
 def test_bad_settings_are_named(options: dict, message: str) -> None:
@@ -277,6 +332,13 @@ def test_widths_that_do_not_fit_are_named() -> None:
         ([[1]], {"method": "beam", "width": 10}, "10"),
         ([[1]], {"method": "sample", "temperature": 0}, "temperature"),
         (SOURCE, {"lengths": [6, 1, 1]}, "between 0 and"),
+        (SOURCE, {"lengths": [5, 1]}, "a whole number for each of 3 rows"),
+        (SOURCE, {"lengths": [5.0, 1.0, 1.0]}, "a whole number for each of 3 rows"),
+        ([[1.5, 2.0]], {}, "whole numbers"),
+        ([1, 2], {}, "whole numbers"),
+        (["ab"], {}, "whole numbers"),
+        (np.zeros((2, 0), int), {}, "whole numbers"),
+        ([[1]], {"method": "beam", "width": 2.5}, "width must be a whole number, 1 or more; got 2.5"),
     ],
 )
 def test_bad_sources_are_named(source: Any, options: dict, message: str) -> None:

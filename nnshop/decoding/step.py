@@ -52,8 +52,7 @@ def tile(x: nn.Variable, width: int) -> nn.Variable:
                [3., 4.],
                [3., 4.]], dtype=float32)
     """
-    if width < 1:
-        raise ValueError(f"tile needs a width of at least 1; got {width}.")
+    check_count("width", width)
     if width == 1:
         return x
     one = reshape(x, (x.shape[0], 1, *x.shape[1:]))

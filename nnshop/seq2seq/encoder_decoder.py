@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,14 @@ from ..archive import damage_named, read_archive, write_archive
 from ..attention import attend
 from ..combinators import Wrapper, lift, stack, teacher_forced
 from ..core import AbstractCell, StateSpec, Tree, tree_leaves, tree_like, tree_map
-from ..data import pad
 from ..decoding import Decoded, decode
 from ..execution import run
-from ..execution.running import check_cell
 from ..functions import length_mask, linear_cross_entropy, reshape, sequence_loss, shift
 from ..layers import bidirectional
 from ..parameters import clean_after_error, no_new_parameters
 from ..recurrentshop import config
 from ..scores import SCORES, Score
+from .checks import check_batch, check_settings, source_ids
 
 METHODS: dict[str, Callable[..., Decoded]] = {
     "greedy": decoding.greedy,
@@ -96,7 +95,7 @@ class EncoderDecoder:
     target_size: int
     start: int
     end: int
-    encoder: AbstractCell | tuple[AbstractCell, ...]
+    encoder: AbstractCell | Sequence[AbstractCell]
     decoder: AbstractCell
     width: int = 128
     bidirectional: bool = True
@@ -110,28 +109,13 @@ class EncoderDecoder:
     name: str = "encoder_decoder"
 
     def __post_init__(self) -> None:
-        for cell in (*self._layers, self.decoder):
-            check_cell(cell)
-        sizes = {"source_size": self.source_size, "target_size": self.target_size, "width": self.width}
-        for name, size in sizes.items():
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1; got {size}.")
-        for name, token in {"start": self.start, "end": self.end}.items():
-            if not 0 <= token < self.target_size:
-                raise ValueError(f"{name}={token} must be one of the target's {self.target_size} ids, from 0.")
-        if self.start == self.end:
-            raise ValueError(f"start and end must differ; both are {self.start}.")
-        if self.bridge not in ("dense", "copy", None):
-            raise ValueError(f"bridge must be 'dense', 'copy' or None; got {self.bridge!r}.")
-        if self.bridge is None and self.attention is None:
-            raise ValueError("without a bridge and without attention the decoder would know nothing of the source.")
-        if self.shared and self.source_size != self.target_size:
-            raise ValueError(f"shared=True needs one size on both sides; got {self.source_size} and {self.target_size}.")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be from 0 to below 1; got {self.dropout}.")
+        if isinstance(self.encoder, list):
+            object.__setattr__(self, "encoder", tuple(self.encoder))
+        check_settings(self)
 
     @property
-    def _layers(self) -> tuple[AbstractCell, ...]:
+    def layers(self) -> tuple[AbstractCell, ...]:
+        """The cells of the encoder."""
         return self.encoder if isinstance(self.encoder, tuple) else (self.encoder,)
 
     # ------------------------------------------------------------------------------------------------------------- training
@@ -153,6 +137,7 @@ class EncoderDecoder:
 
         Args:
             source, target: Ids `(B, S)` and `(B, T)`, without start and end tokens. What is beyond the lengths may be anything.
+                Those within are not checked: of an id that is out of its range NNabla reads memory that is not the table's.
             source_lengths, target_lengths: `(B,)`, numbers or a Variable; by default all of S and T.
             training: Whether dropout acts.
             sampling_probability: A Variable `(1,)` that training may change: so often, for each sample and step, the decoder
@@ -165,6 +150,7 @@ class EncoderDecoder:
         Raises:
             ValueError: Shapes that do not fit, lengths out of range, or settings that do not.
         """
+        check_batch(source, target, source_lengths, target_lengths)
         fed, wanted, counts = self._targets(target, target_lengths)
         options: dict[str, Any] = {"weights": counts, "label_smoothing": label_smoothing, "reduction": reduction}
         with nn.parameter_scope(self.name):
@@ -206,7 +192,7 @@ class EncoderDecoder:
             source = F.where(length_mask(lengths, source.shape[1]), source, F.constant(0, source.shape))
         x, _ = run(stack(self._embedding("source"), *self._drop(training)), source)
         states: list[nn.Variable] = []
-        for i, cell in enumerate(self._layers):
+        for i, cell in enumerate(self.layers):
             with nn.parameter_scope(f"encoder/{i}"):
                 x, after = self._layer(cell, x, lengths)
             states += after
@@ -305,9 +291,11 @@ class EncoderDecoder:
         """
         if method not in METHODS:
             raise ValueError(f"method must be one of {', '.join(METHODS)}; got {method!r}.")
-        ids, lengths = self._source(source, lengths)
+        ids, lengths = source_ids(source, lengths, self.source_size)
         max_length = 2 * ids.shape[1] + 10 if max_length is None else max_length
         rows = options.setdefault("width", 5) if method == "beam" else 1
+        decoding.check_count("width", rows)
+        self._weights()
         with nn.auto_forward(False), nn.no_grad(), no_new_parameters(), nn.parameter_scope(self.name):
             memory, start = self._encode(nn.Variable.from_numpy_array(ids), lengths, training=False)
 
@@ -320,20 +308,6 @@ class EncoderDecoder:
             said = METHODS[method](speaker(rows), self.start, state, end=self.end, max_length=max_length, **options)
         return said
 
-    def _source(self, source: Any, lengths: Any) -> tuple[np.ndarray, np.ndarray]:
-        if isinstance(source, (list, tuple)) and lengths is None:
-            ids, lengths = pad(source)
-        else:
-            ids = np.asarray(source)
-        if ids.ndim != 2 or not np.issubdtype(ids.dtype, np.integer):
-            raise ValueError(f"a source is whole numbers (B, S), or a list of lists; got {ids.dtype} of shape {ids.shape}.")
-        lengths = np.full(len(ids), ids.shape[1]) if lengths is None else np.asarray(lengths)
-        counts = np.arange(ids.shape[1]) < lengths[:, None]
-        wrong = ids[counts & ((ids < 0) | (ids >= self.source_size))]
-        if wrong.size:
-            raise ValueError(f"source ids must be from 0 to {self.source_size - 1}; got {wrong[:5].tolist()}.")
-        return ids, lengths
-
     # --------------------------------------------------------------------------------------------------------- save and load
 
     def save(self, path: str | Path, custom_objects: Mapping[str, Any] | None = None) -> None:
@@ -341,17 +315,23 @@ class EncoderDecoder:
 
         Args:
             path: The file.
-            custom_objects: Your own cells, functions and scores, by the names to give them.
+            custom_objects: Your own cells, functions and scores, by the names to give them; a `Cell` as a whole, not what it
+                is made of.
 
         Raises:
             ValueError: The network has no weights yet, or holds what cannot be described as data: a lambda, a cell of yours.
         """
         settings = {field.name: config.encode(getattr(self, field.name), custom_objects) for field in fields(self)}
+        write_archive(path, KIND, {"settings": settings}, {name: v.d for name, v in self._weights().items()})
+
+    def _weights(self) -> dict[str, nn.Variable]:
         with nn.parameter_scope(self.name):
-            weights = {name: v.d for name, v in nn.get_parameters(grad_only=False).items()}
+            weights = nn.get_parameters(grad_only=False)
         if not weights:
-            raise ValueError(f"{self.name} has no weights yet; build its loss, or load it.")
-        write_archive(path, KIND, {"settings": settings}, weights)
+            raise ValueError(
+                f"{self.name} has no weights here: build its loss, load it, or open the scope that it was made in."
+            )
+        return weights
 
     @classmethod
     def load(cls, path: str | Path, custom_objects: Mapping[str, Any] | None = None) -> EncoderDecoder:
@@ -366,10 +346,17 @@ class EncoderDecoder:
             ValueError: It names what is not known, or there are weights of another network under that name.
         """
         path = Path(path)
+        meta, weights = read_archive(path, KIND)
         with damage_named(path, KIND):
-            meta, weights = read_archive(path, KIND)
-            model = cls(**{name: config.decode(value, custom_objects) for name, value in meta["settings"].items()})
+            settings = dict(meta["settings"])
+        model = cls(**{name: config.decode(value, custom_objects) for name, value in settings.items()})
         with nn.parameter_scope(model.name):
+            present = {name: v.shape for name, v in nn.get_parameters(grad_only=False).items()}
+            if present and present != {name: value.shape for name, value in weights.items()}:
+                raise ValueError(
+                    f"{path}: is of {model.name}, and there are weights of another network under that name. Load it within a "
+                    "nn.parameter_scope of its own."
+                )
             for name, value in weights.items():
                 get_parameter_or_create(name, value.shape, ConstantInitializer(0)).d = value
         return model
