@@ -18,7 +18,7 @@ import numpy as np
 FORMAT = 1
 # What reading a damaged zip, npy or JSON raises, or a file that is none of them.
 DAMAGE = (
-    *(zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError),
+    *(zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, MemoryError),
     *(RuntimeError, tokenize.TokenError),  # NotImplementedError is a RuntimeError
 )
 
@@ -84,7 +84,9 @@ def read_archive(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str,
         with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}  # reads every byte: a zip has a checksum for each member
         meta = json.loads(str(arrays.pop("meta")))
-        found = (meta["format"], meta["kind"])
+        found = (meta.get("format"), meta.get("kind"))
+    if None in found:
+        raise ArchiveError(f"{path}: is no {kind} of this nnshop, but of another program, or of an older nnshop.")
     if found != (FORMAT, kind):
         raise ArchiveError(f"{path}: is a {found[1]} of format {found[0]}; a {kind} of format {FORMAT} is wanted.")
     return meta, arrays

@@ -196,7 +196,8 @@ def sequence_loss(
 
     Args:
         logits: `(B, T, V)`.
-        targets: Class ids, `(B, T)` or `(B, T, 1)`.
+        targets: Class ids below V, `(B, T)` or `(B, T, 1)`; they are not checked, and of one above V - 1 NNabla reads memory
+            that is not the logits'. A negative one has the loss 0.
         weights: `(B, T)`, by what each loss is multiplied; a mask has 1 for the steps that count and 0 for the others, where
             logits and targets may be anything. All count by default.
         reduction: "mean" over the steps that count, by their weights (0 where none does); "time_mean", that of each sequence,
@@ -231,7 +232,8 @@ def sequence_loss(
         logits = F.where(weights, logits, F.constant(0, logits.shape))
     losses = reshape(F.softmax_cross_entropy(logits, reshape(targets, (*steps, 1)), axis=2), steps)
     if label_smoothing:
-        losses = (1 - label_smoothing) * losses - label_smoothing * F.mean(F.log_softmax(logits, axis=2), axis=2)
+        spread = -F.mean(F.log_softmax(logits, axis=2), axis=2)
+        losses = (1 - label_smoothing) * losses + label_smoothing * spread * F.greater_equal_scalar(targets, 0)
     return _reduce(losses, weights, reduction)
 
 
@@ -303,7 +305,7 @@ def linear_cross_entropy(
         h: `(B, T, D)`, or any `(..., D)`.
         weight: `(D, V)`.
         bias: `(V,)`, or None.
-        targets: Class ids below V, `(B, T)` or `(B, T, 1)`.
+        targets: Class ids below V, `(B, T)` or `(B, T, 1)`. A negative one has the loss 0.
         weights: `(B, T)`, by what each loss is multiplied; a mask has 1 for the steps that count and 0 for the others, where h
             and the targets may be anything. All count by default.
         ignore_index: Steps of this target do not count.
@@ -346,12 +348,14 @@ def _above_the_mean(
 ) -> nn.Variable:
     """By how much the target's logit is above the mean of all: for smoothing, no other logit is needed."""
     weight = weight if transpose else F.transpose(weight, (1, 0))  # (V, D)
+    counts = F.greater_equal_scalar(targets, 0)
+    targets = F.maximum_scalar(targets, 0)  # NNabla reads memory before the table for a negative id
     mean = reshape(F.mean(weight, axis=0), (*[1] * targets.ndim, weight.shape[1]))
     away = F.embed(targets, weight) - mean  # (..., D)
     above = F.sum(h * away, axis=h.ndim - 1)
-    if bias is None:
-        return above
-    return above + F.gather(bias, targets, axis=0) - reshape(F.mean(bias), (1,) * targets.ndim)
+    if bias is not None:
+        above = above + F.gather(bias, targets, axis=0) - reshape(F.mean(bias), (1,) * targets.ndim)
+    return above * counts
 
 
 def _linear_losses(

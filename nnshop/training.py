@@ -280,6 +280,8 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path, keep: int = 2) -> None:
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1 checkpoint; got {keep}.")
         self.folder, self.keep = Path(folder), keep
 
     def files(self) -> list[Path]:
@@ -290,7 +292,7 @@ class Checkpoints:
         return [found[step] for step in sorted(found)]
 
     def save(self, step: int, solver: Any, progress: dict[str, Any], state: list[np.ndarray]) -> Path:
-        """Saves one, and only then removes the oldest beyond `keep`.
+        """Saves one, and only then removes the oldest beyond `keep`, and those of later steps.
 
         Raises:
             TrainingError: It could not be written; those before are as they were.
@@ -301,9 +303,9 @@ class Checkpoints:
         except OSError as error:
             before = ", ".join(map(str, self.files())) or "none"
             raise TrainingError(f"{path}: could not be saved: {error.strerror}. Whole checkpoints: {before}.") from error
-        for other in self.files():
-            if other > path:  # damaged and passed over, or of a future that was given up
-                other.unlink()
+        files = self.files()
+        for other in files[files.index(path) + 1 :]:  # damaged and passed over, or of a future that was given up
+            other.unlink()
         for old in self.files()[: -self.keep]:
             old.unlink()
         return path

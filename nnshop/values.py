@@ -14,7 +14,7 @@ def expect(variables: Iterable[nn.Variable]) -> None:
     for v in variables:
         v.persistent = True  # NNabla frees and reuses buffers during forward and backward
     if not nn.get_auto_forward():
-        forget(variables)
+        forget(v for v in variables if not v.data.modification_count)  # others have been computed already
 
 
 def forget(variables: Iterable[nn.Variable]) -> None:

@@ -33,7 +33,21 @@ def test_another_kind_is_refused(tmp_path: Path) -> None:
         read_archive(tmp_path / "a.npz", "checkpoint")
 
 
-@pytest.mark.parametrize("meta", [None, "no JSON", "[]", "{}", json.dumps({"format": 1})])
+@pytest.mark.parametrize("meta", ["{}", json.dumps({"format": 1}), json.dumps({"kind": "test"})])
+def test_a_file_of_another_program_is_refused(tmp_path: Path, meta: str) -> None:
+    np.savez(tmp_path / "a.npz", meta=np.array(meta))
+    with pytest.raises(ArchiveError, match=r"a\.npz: is no test of this nnshop"):
+        read_archive(tmp_path / "a.npz", "test")
+
+
+def test_an_array_alone_is_refused(tmp_path: Path) -> None:
+    with open(tmp_path / "a.npz", "wb") as file:
+        np.save(file, np.zeros(2))
+    with pytest.raises(ArchiveError, match=r"a\.npz: is not a whole test"):
+        read_archive(tmp_path / "a.npz", "test")
+
+
+@pytest.mark.parametrize("meta", [None, "no JSON", "[]"])
 def test_a_file_without_its_data_is_refused(tmp_path: Path, meta: str | None) -> None:
     np.savez(tmp_path / "a.npz", **({} if meta is None else {"meta": np.array(meta)}))
     with pytest.raises(ArchiveError, match=r"a\.npz: is not a whole test"):

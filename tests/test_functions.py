@@ -294,6 +294,18 @@ def test_label_smoothing_ignored_targets_and_weights(reduction: str, kind: str) 
         np.testing.assert_allclose(v.g, slopes[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("kind", SMOOTHED)
+def test_a_negative_target_has_no_loss(kind: str) -> None:
+    h, w, b = (constant(np.random.randn(*shape)) for shape in ((1, 3, 5), (5, 7), (7,)))
+    losses = [
+        SMOOTHED[kind](h, w, b, constant(np.array([[1, target, 2]])), reduction="none", label_smoothing=0.1)
+        for target in (-1, -(10**6), 3)
+    ]
+    found = [value(loss)[0] for loss in losses]
+    np.testing.assert_allclose(found[0], [found[2][0], 0, found[2][2]], rtol=1e-5)
+    np.testing.assert_array_equal(found[0], found[1])
+
+
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0])
 def test_bad_smoothing_is_named(smoothing: float) -> None:
     with pytest.raises(ValueError, match=f"label_smoothing must be from 0 to below 1; got {smoothing}"):

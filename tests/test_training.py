@@ -198,6 +198,15 @@ def test_a_damaged_newest_checkpoint_is_passed_over_by_name(tmp_path: Path) -> N
         checkpoints.load()
 
 
+def test_later_checkpoints_go_whatever_their_number_of_digits(tmp_path: Path) -> None:
+    problem, checkpoints = Problem(), Checkpoints(tmp_path, keep=2)
+    for step in (99_999_998, 99_999_999, 100_000_000):
+        checkpoints.save(step, problem.solver, {}, [])
+    assert [p.name for p in checkpoints.files()] == ["checkpoint-99999999.npz", "checkpoint-100000000.npz"]
+    with pytest.raises(ValueError, match="keep must be at least 1 checkpoint; got 0"):
+        Checkpoints(tmp_path, keep=0)
+
+
 def test_no_checkpoint_at_all(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path).load() == (None, [])
     with pytest.raises(CheckpointError, match="there is no such checkpoint"):
