@@ -802,3 +802,30 @@ def test_what_the_step_raises_is_not_hidden() -> None:
     with pytest.raises(KeyError, match="mine"):
         iterate(step, constant(XS), constant(STATE), way="loop")
     assert len(tree_leaves(iterate(lstm, constant(XS), tuple(map(constant, PAIR)), way="loop"))) == 3
+
+
+@pytest.mark.parametrize("way", ["unrolled", "loop", "eager"])
+def test_a_state_may_end_the_loop(way: str) -> None:
+    """What is used of the state stays as it is then; where it is known in time, later steps are not computed."""
+    calls: list[int] = []
+
+    def step(x: Any, state: Any) -> tuple:
+        calls.append(1)
+        total, running = state
+        total = total + x * running
+        return total, (total, running * F.less_scalar(total, 5))
+
+    with nn.auto_forward(way == "eager"):
+        state = (constant(np.array(0.0)), constant(np.array(1.0)))
+        xs = constant(np.arange(1.0, 9.0))
+        _, (total, _) = iterate(step, xs, state, way="loop" if way == "loop" else "unrolled", running=lambda s: s[1])
+    if way != "eager":
+        total.forward()
+    assert total.d == 6
+    assert len(calls) == {"unrolled": 8, "loop": 2, "eager": 3}[way]
+
+
+def test_what_ends_the_loop_is_a_leaf_of_the_state() -> None:
+    state = (constant(np.array(0.0)), constant(np.array(1.0)))
+    with pytest.raises(ValueError, match="running must tell a leaf of the state"):
+        iterate(lambda _, s: (s[0], s), None, state, length=3, way="loop", running=lambda s: s[0] * s[1])

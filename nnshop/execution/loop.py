@@ -41,7 +41,9 @@ def iterate(
         every = length  # no backward pass is to come
     loop = Loop(graph, len(tree_leaves(xs)), len(tree_leaves(y)), length, reverse, every)
     if running is not None:
-        loop.running = running(tree_like(state, loop.states)).variable
+        loop.running = running(tree_like(state, (port.variable for port in loop.states)))
+        if not any(loop.running is port.variable for port in loop.states):
+            raise ValueError("running must tell a leaf of the state, such as lambda state: state[1]; compute it in the step.")
     made = as_list(loop(*(inputs or [nn.Variable(())]), n_outputs=len(graph.outputs)))  # NNabla wants an input
     for output, inner in zip(made, graph.outputs):
         if inner not in reached:

@@ -111,10 +111,8 @@ def scan(
         first, outputs = _try(fn, inputs, outputs, constants, strict, time_axis, cut_at_end, truncate_gradient != -1)
         xs = tuple(sequence.columns(n_steps, go_backwards) for sequence in inputs)
         call = Call(fn, outputs, constants, tuple(first.updates))
-        plan, lengths = (
-            _Plan(call, xs, n_steps, bptt_window, time_axis == 1, {"way": way, "checkpoint_every": checkpoint_every}),
-            None,
-        )
+        options = {"way": way, "checkpoint_every": checkpoint_every}
+        plan, lengths = _Plan(call, xs, n_steps, bptt_window, time_axis == 1, options), None
         if first.condition is None:
             ys, state = plan.run(truncate_gradient)
         else:
