@@ -58,6 +58,11 @@ def tree_like(tree: Tree, leaves: Iterable) -> Tree:
     return tree_map(lambda _: next(remaining), tree)
 
 
+def is_whole(number: Any) -> bool:
+    """Whether it is a whole number, of Python or of NumPy; a bool is none."""
+    return isinstance(number, (int, np.integer)) and not isinstance(number, bool)
+
+
 def shapes(tree: Tree) -> Tree:
     """Returns the tree of the shapes of a tree of Variables or StateSpecs; of any other leaf the name of its type."""
     if isinstance(tree, tuple):

@@ -15,6 +15,7 @@ import numpy as np
 from nnabla.utils import save
 from nnabla.utils.nnp_graph import NnpLoader
 
+from .functions import functions_of
 from .parameters import all_parameters, current_path
 from .training import atomic_write
 
@@ -86,7 +87,7 @@ def _functions_between(inputs: Mapping[str, nn.Variable], outputs: Mapping[str, 
         )
     if len(set(inputs.values())) < len(inputs):
         raise ValueError(f"save_nnp needs each input once, since they are fed one by one; got {list(inputs)}.")
-    functions, given = _functions_of(outputs.values()), set(inputs.values())
+    functions, given = functions_of(outputs.values()), set(inputs.values())
     needed, found = set(outputs.values()), []
     for function in reversed(functions):
         if any(v in needed and v not in given for v in function.outputs):
@@ -103,14 +104,6 @@ def _functions_between(inputs: Mapping[str, nn.Variable], outputs: Mapping[str, 
     if unused:
         raise ValueError(f"save_nnp: no output depends on the inputs {unused}. Leave them out, or name what depends on them.")
     return found[::-1]
-
-
-def _functions_of(outputs: Iterable[nn.Variable]) -> list[Any]:
-    """All functions above these outputs, in the order of computation."""
-    found: list[Any] = []
-    with nn.auto_forward(False):
-        F.sink(*outputs).visit(found.append)
-    return found[:-1]  # without the sink
 
 
 class _Copy:
@@ -246,4 +239,4 @@ def _apply(function: Any, given: list[nn.Variable]) -> list[nn.Variable]:
 
 
 def _structure(outputs: Iterable[nn.Variable]) -> list[tuple]:
-    return [(f.info.type_name, [v.shape for v in (*f.inputs, *f.outputs)]) for f in _functions_of(outputs)]
+    return [(f.info.type_name, [v.shape for v in (*f.inputs, *f.outputs)]) for f in functions_of(outputs)]

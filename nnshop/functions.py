@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Callable
+from collections.abc import Iterable, Sequence
+from typing import Any, Callable
 
 import nnabla as nn
 import nnabla.functions as F
@@ -71,6 +71,21 @@ def unstack(x: nn.Variable, axis: int = 0) -> list[nn.Variable]:
 def swap_time(x: nn.Variable) -> nn.Variable:
     """Turns `(B, T, ...)` into `(T, B, ...)`, and back."""
     return F.transpose(x, (1, 0, *range(2, x.ndim)))
+
+
+def functions_of(outputs: Iterable[nn.Variable]) -> list[Any]:
+    """Lists all functions that these Variables are computed by, in the order of computation.
+
+    Example:
+        >>> y = F.tanh(nn.Variable((2, 3)) * 2)
+        >>> [function.name for function in functions_of([y])]
+        ['MulScalar', 'Tanh']
+    """
+    outputs, found = list(outputs), []  # type: ignore[var-annotated]
+    if outputs:
+        with nn.auto_forward(False):
+            F.sink(*outputs).visit(found.append)
+    return found[:-1]  # without the sink
 
 
 def shift(x: nn.Variable, first: nn.Variable | None = None) -> nn.Variable:

@@ -8,11 +8,10 @@ from typing import Any, ClassVar, NamedTuple
 
 import nnabla as nn
 import nnabla.functions as F
-import numpy as np
 from nnabla.initializer import ConstantInitializer, UniformInitializer, calc_uniform_lim_glorot
 from nnabla.parameter import get_parameter_or_create
 
-from .core import Tree
+from .core import Tree, is_whole
 from .functions import faster, reshape
 
 
@@ -65,8 +64,7 @@ def weight(name: str, shape: tuple[int, ...], init: Any = None) -> nn.Variable:
 def check_sizes(who: str, **sizes: int | None) -> None:
     """Raises ValueError, "who needs ...", unless each size is a positive number, or None."""
     for name, size in sizes.items():
-        whole = isinstance(size, (int, np.integer)) and not isinstance(size, bool)
-        if size is not None and not (whole and size > 0):
+        if size is not None and not (is_whole(size) and size > 0):
             raise ValueError(f"{who} needs {name} >= 1, a whole number; got {size!r}.")
 
 

@@ -10,12 +10,12 @@ import nnabla.functions as F
 import numpy as np
 from nnabla.function import PythonFunction
 
-from ..core import AbstractCell, Tree, check_state, tree_leaves, tree_map
+from ..core import AbstractCell, Tree, check_state, is_whole, tree_leaves, tree_map
 from ..execution import run
 from ..execution.running import check_cell
 from ..execution.step_graph import NotRepeatable, StepGraph
 from ..execution.tracing import noting_python_functions, trace
-from ..functions import reshape
+from ..functions import functions_of, reshape
 from ..kernels import why_not_compiled
 from ..kernels.array_function import array_of
 from ..parameters import no_new_parameters
@@ -232,13 +232,10 @@ class _PackedGraph(StepGraph):
     """
 
     def __init__(self, graph: StepGraph, python: dict[Any, PythonFunction], constant: int) -> None:
-        functions: list[Any] = []
-        with nn.auto_forward(False):
-            F.sink(*graph.outputs).visit(functions.append)
         self.packed: list[Any] = []
         self.constant = constant
         with nn.auto_forward(False):
-            super().__init__(graph.inputs, graph.outputs, functions[:-1], python, hoist=False)
+            super().__init__(graph.inputs, graph.outputs, functions_of(graph.outputs), python, hoist=False)
 
     def _apply(
         self, function: Any, computed: PythonFunction | None, given: list[nn.Variable], old: list[nn.Variable]
@@ -324,7 +321,7 @@ def check_limit(end: Any, max_length: int | None) -> int:
     """Returns how many steps are done at most."""
     if end is None and max_length is None:
         raise ValueError("decoding needs an end token or max_length, or it would never end; give end=... or max_length=....")
-    if end is not None and not is_count(end):
+    if end is not None and not is_whole(end):
         raise ValueError(f"end must be an id, a whole number; got {end!r}.")
     if max_length is None:
         return LONGEST
@@ -332,10 +329,6 @@ def check_limit(end: Any, max_length: int | None) -> int:
     return int(max_length)
 
 
-def is_count(number: Any) -> bool:
-    return isinstance(number, (int, np.integer)) and not isinstance(number, bool)
-
-
 def check_count(name: str, number: Any, least: int = 1) -> None:
-    if not is_count(number) or number < least:
+    if not is_whole(number) or number < least:
         raise ValueError(f"{name} must be a whole number, {least} or more; got {number!r}.")

@@ -7,9 +7,8 @@ from typing import Callable
 
 import nnabla as nn
 import nnabla.functions as F
-import numpy as np
 
-from ..core import Tree, shapes, tree_leaves, tree_like, tree_map
+from ..core import Tree, is_whole, shapes, tree_leaves, tree_like, tree_map
 from ..portable import is_portable
 from .drawing import Drawing
 from .moving import Mover
@@ -55,7 +54,7 @@ def iterate(
 def _check_every(checkpoint_every: int | None) -> int:
     if checkpoint_every is None:
         return 1
-    if isinstance(checkpoint_every, bool) or not isinstance(checkpoint_every, (int, np.integer)) or checkpoint_every < 1:
+    if not is_whole(checkpoint_every) or checkpoint_every < 1:
         raise ValueError(f"checkpoint_every must be a number of steps, 1 or more; got {checkpoint_every!r}.")
     return int(checkpoint_every)
 

@@ -1,17 +1,45 @@
-"""Computes what a function builds, of other Variables than those that it read."""
+"""What a function builds, told from what was there, and computed of other Variables than those that it read."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Callable
+from typing import Any, Callable, NamedTuple
 
 import nnabla as nn
 import nnabla.function
-import nnabla.functions as F
 from nnabla.function import PythonFunction
 
+from ..functions import functions_of
 from .step_graph import as_list
 from .tracing import noting_python_functions
+
+
+class Made(NamedTuple):
+    """What a call made.
+
+    Attributes:
+        outputs: What it returned.
+        own: The functions that it made, in the order of computation; what else the outputs depend on was there.
+        seen: The Variables of the graph of another such call: those that this one has too were there.
+        python: The Python objects among its functions.
+    """
+
+    outputs: list[nn.Variable]
+    own: list[Any]
+    seen: set[nn.Variable]
+    python: dict[Any, PythonFunction]
+
+
+def made_by(build: Callable[[], list[nn.Variable]]) -> Made:
+    """Calls a function that returns the outputs of a graph twice, which tells what it makes from what was there."""
+    python: dict[Any, PythonFunction] = {}
+    other = build()
+    before = functions_of(other)
+    with noting_python_functions(python):
+        outputs = build()
+    there = set(before)
+    own = [function for function in functions_of(outputs) if function not in there]
+    return Made(outputs, own, {*other, *(v for function in before for v in function.inputs)}, python)
 
 
 def computed_of(
@@ -32,9 +60,9 @@ def computed_of(
     python: dict[Any, PythonFunction] = {}
     eager = nn.get_auto_forward()
     with nn.auto_forward(False), noting_python_functions(python):
-        before = set(_functions(build())) if eager else set()  # what two calls both read was there before, and is computed
+        before = set(functions_of(build())) if eager else set()  # what two calls both read was there before, and is computed
         outputs = build()
-        functions = _functions(outputs)
+        functions = functions_of(outputs)
     new_of: dict[nn.Variable, nn.Variable] = {}
 
     def found(v: nn.Variable) -> nn.Variable | None:
@@ -50,12 +78,6 @@ def computed_of(
             given = [v if new is None else new for v, new in zip(function.inputs, replaced)]
             new_of.update(zip(function.outputs, _applied(function, python.get(function), given)))
     return [found(v) or v for v in outputs]
-
-
-def _functions(outputs: list[nn.Variable]) -> list[Any]:
-    functions: list[Any] = []
-    F.sink(*outputs).visit(functions.append)
-    return functions[:-1]  # all but the sink
 
 
 def _applied(function: Any, computed: PythonFunction | None, given: list[nn.Variable]) -> list[nn.Variable]:

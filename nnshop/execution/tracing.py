@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import Any, Callable
 
 import nnabla as nn
-import nnabla.functions as F
 import numpy as np
 from nnabla.function import PythonFunction
 
 from ..core import Tree, tree_leaves, tree_map
+from ..functions import functions_of
 from .step_graph import NotRepeatable, StepGraph
 
 
@@ -52,10 +52,7 @@ class _Call:
         for v in self.outputs:
             if not isinstance(v, nn.Variable):
                 raise TypeError(f"a step returns Variables, or tuples of them; this one returned {type(v).__name__}.")
-        self.functions: list[Any] = []
-        if self.outputs:
-            F.sink(*self.outputs).visit(self.functions.append)
-            self.functions.pop()  # the sink
+        self.functions = functions_of(self.outputs)
 
 
 @contextmanager

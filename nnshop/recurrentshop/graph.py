@@ -7,9 +7,9 @@ from typing import Any
 
 import nnabla as nn
 import nnabla.function
-import nnabla.functions as F
 
 from ..core import AbstractCell, Cell, Tree, tree_leaves, tree_like, tree_map
+from ..functions import functions_of
 
 WAY_OUT = "Pass a function (x, *states) -> (y, *states) in place of the graph: it is called at the batch size that is run."
 
@@ -38,9 +38,7 @@ class WiredStep:
                 f"the inputs and states of a step need one batch size; they have shapes {[v.shape for v in inputs]}."
             )
         self.batch = self.inputs[0].shape[0]
-        self.functions: list[Any] = []
-        F.sink(*self.outputs).visit(self.functions.append)
-        self.functions.pop()  # the sink
+        self.functions = functions_of(self.outputs)
         self._find_dependent()
 
     def _find_dependent(self) -> None:

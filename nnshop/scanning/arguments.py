@@ -10,6 +10,7 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
+from ..core import is_whole
 from ..functions import swap_time, unstack
 
 
@@ -69,7 +70,7 @@ def _taps(who: str, taps: Any, default: int) -> tuple[int, ...]:
     if taps is None:
         return (default,)
     found = tuple(taps) if isinstance(taps, Iterable) else (taps,)
-    if not found or not all(isinstance(tap, (int, np.integer)) and not isinstance(tap, bool) for tap in found):
+    if not found or not all(map(is_whole, found)):
         raise ValueError(f"{who} needs taps that are whole numbers, such as [-1, 0]; got {taps!r}.")
     return tuple(map(int, found))
 
@@ -179,7 +180,7 @@ def number_of_steps(n_steps: int | None, sequences: list[Sequence]) -> int:
         if n_steps < 1:
             empty = next(sequence for sequence in sequences if sequence.steps < 1)
             raise ValueError(f"scan needs at least one step; {empty}.")
-    if isinstance(n_steps, bool) or not isinstance(n_steps, (int, np.integer)) or n_steps < 1:
+    if not is_whole(n_steps) or n_steps < 1:
         raise ValueError(f"n_steps must be a whole number, 1 or more; got {n_steps!r}.")
     for sequence in sequences:
         if n_steps > sequence.steps:

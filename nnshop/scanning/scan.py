@@ -11,10 +11,10 @@ import nnabla.functions as F
 import numpy as np
 from nnabla.parameter import get_parameter_or_create
 
-from ..core import Tree, tree_map
+from ..core import Tree, is_whole, tree_map
 from ..execution import iterate
+from ..execution.replacing import Made, made_by
 from ..execution.step_graph import draws
-from ..execution.tracing import noting_python_functions
 from ..execution.ways import check_checkpoints, check_way
 from ..functions import swap_time
 from ..parameters import clean_after_error, scratch
@@ -138,7 +138,7 @@ def _check_options(
 
 
 def _check_count(option: str, value: Any, wanted: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+    if not is_whole(value) or value < 1:
         raise ValueError(f"{option} must be {wanted}; got {value!r}.")
 
 
@@ -167,13 +167,13 @@ def _try(
     check_arguments(fn, _argument_names(inputs, outputs, constants))
     with scratch(stand_ins=True):
         first = call(x, State(windows, ()))
+        runs_twice = truncated and first.condition is not None
+        if strict or runs_twice:
+            made = made_by(lambda: call(x, State(windows, ())).variables())
         if strict:
-            check_closures(fn, arguments, first.updates)
-        if truncated and first.condition is not None:
-            python: dict = {}
-            with noting_python_functions(python):
-                second = call(x, State(windows, ()))
-            _check_not_random(first, second, python)
+            check_closures(fn, made, [*arguments, *first.updates])
+        if runs_twice:
+            _check_not_random(made)
         names = {v.data: name for name, v in nn.get_parameters(grad_only=False).items()}
     outputs = outputs or [Output(f"output {i}") for i in range(len(first.outputs))]
     _check_outputs(first, outputs, time_axis)
@@ -242,21 +242,13 @@ def _check_condition(first: Returned, windows: Tree, cut_at_end: bool) -> None:
                 )
 
 
-def _check_not_random(first: Returned, second: Returned, python: dict) -> None:
-    outside = set(_functions(first))  # of both calls
-    made = [function for function in _functions(second) if function not in outside]
-    kinds = [function.info.type_name for function in made if draws(function, python.get(function))]
+def _check_not_random(made: Made) -> None:
+    kinds = [function.info.type_name for function in made.own if draws(function, made.python.get(function))]
     if kinds:
         raise ValueError(
             f"truncate_gradient with until runs the scan twice, first to see where it ends, and {kinds[0]} would draw other "
             "numbers. Draw them outside, as a sequence."
         )
-
-
-def _functions(returned: Returned) -> list:
-    found: list = []
-    F.sink(*returned.variables()).visit(found.append)
-    return found[:-1]  # all but the sink
 
 
 # ------------------------------------------------------------------------------------------------------------ all the steps

@@ -50,7 +50,7 @@ class Call:
             return Returned.of(self.fn(*arguments))
         # The function reads what it updates from outside. So it is called on Variables without a past, and then applied to the
         # arguments, and to the present values: the past also depends on what is updated, and must stay as it is.
-        given = [v if v in self.shared else _without_past(v) for v in arguments]
+        given = [v if v in self.shared else nn.Variable(v.shape, need_grad=True) for v in arguments]
         made: list[Returned] = []
 
         def build() -> list[nn.Variable]:
@@ -60,11 +60,6 @@ class Call:
         own = [(alone, v) for alone, v in zip(given, arguments) if alone is not v]
         leaves = computed_of(build, [*own, *zip(self.shared, state.shared)])
         return made[-1].of_variables(leaves)
-
-
-def _without_past(v: nn.Variable) -> nn.Variable:
-    """A Variable of the same value and an array of its own, by which it is known."""
-    return nn.Variable(v.shape, need_grad=True)
 
 
 def check_arguments(fn: Callable, arguments: Sequence[str]) -> None:

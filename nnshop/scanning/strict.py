@@ -4,44 +4,29 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from typing import Any, Callable
+from typing import Callable
 
 import nnabla as nn
-import nnabla.functions as F
 
+from ..execution.replacing import Made
 from ..parameters import all_parameters
-from .returned import Returned
 
 
-def check_closures(fn: Callable, arguments: list[nn.Variable], given: Iterable[nn.Variable]) -> None:
+def check_closures(fn: Callable, made: Made, given: Iterable[nn.Variable]) -> None:
     """Raises ValueError if a function reads Variables that were there before, other than those given.
 
-    What two calls both read was there before. Call it in `scratch()`: parameters that the function finds by their names
-    are others there.
+    The calls are to be made in `scratch()`, and this too: parameters that the function finds by their names are others there.
     """
-    first, second = (_Graph(Returned.of(fn(*arguments))) for _ in range(2))
-    made = second.functions - first.functions
-    inside = {v for function in made for v in function.outputs}
-    read = [v for function in second.ordered if function in made for v in function.inputs] + second.outputs
-    allowed = {*arguments, *given, *nn.get_parameters(grad_only=False).values()}
-    closures = [v for v in dict.fromkeys(read) if v not in inside and v not in allowed and v in first.variables]
+    inside = {v for function in made.own for v in function.outputs}
+    read = [v for function in made.own for v in function.inputs] + made.outputs
+    allowed = {*given, *nn.get_parameters(grad_only=False).values()}
+    closures = [v for v in dict.fromkeys(read) if v not in inside and v not in allowed and v in made.seen]
     if closures:
         names = _names(fn)
         raise ValueError(
             f"strict=True: the function of the scan reads {', '.join(_describe(v, names) for v in closures)}, "
             "which it was not given; pass what it needs as non_sequences."
         )
-
-
-class _Graph:
-    def __init__(self, returned: Returned) -> None:
-        self.outputs = returned.variables()
-        self.ordered: list[Any] = []
-        if self.outputs:
-            F.sink(*self.outputs).visit(self.ordered.append)
-            self.ordered.pop()  # the sink
-        self.functions = set(self.ordered)
-        self.variables = {v for function in self.ordered for v in function.inputs} | set(self.outputs)
 
 
 def _names(fn: Callable) -> dict[nn.Variable, str]:

@@ -7,6 +7,7 @@ from typing import Any
 import nnabla as nn
 import numpy as np
 
+from ..core import is_whole
 from ..data import pad
 from ..execution.running import check_cell
 from ..scores import check_sizes, find_score
@@ -21,7 +22,7 @@ def check_settings(model: Any) -> None:
         check_cell(cell)
     check_sizes(who, source_size=model.source_size, target_size=model.target_size, width=model.width)
     for name, token in {"start": model.start, "end": model.end}.items():
-        if not _is_whole(token) or not 0 <= token < model.target_size:
+        if not is_whole(token) or not 0 <= token < model.target_size:
             raise ValueError(f"{name} must be one of the target's {model.target_size} ids, from 0; got {token!r}.")
     if model.start == model.end:
         raise ValueError(f"start and end must differ; both are {model.start}.")
@@ -43,10 +44,6 @@ def _check_attention(model: Any) -> None:
         raise ValueError("without a bridge and without attention the decoder would know nothing of the source.")
     if model.input_feeding or model.attention_width is not None:
         raise ValueError("input_feeding and attention_width are about attention; with attention=None there is none.")
-
-
-def _is_whole(number: Any) -> bool:
-    return isinstance(number, (int, np.integer)) and not isinstance(number, bool)
 
 
 def check_batch(source: Any, target: Any, source_lengths: Any, target_lengths: Any) -> None:

@@ -166,8 +166,8 @@ class EncoderDecoder:
     def _targets(self, target: nn.Variable, lengths: Any) -> tuple[nn.Variable, nn.Variable, nn.Variable | None]:
         """What the decoder is fed, what it is to say, and which steps count: `(B, T + 1)` each."""
         batch, steps = target.shape
-        fed = shift(F.concatenate(target, F.constant(self.end, (batch, 1)), axis=1), F.constant(self.start, (batch,)))
         said = F.concatenate(target, F.constant(self.end, (batch, 1)), axis=1)
+        fed = shift(said, F.constant(self.start, (batch,)))
         if lengths is None:
             return fed, said, None
         within = length_mask(lengths, steps)  # checks them
@@ -190,13 +190,15 @@ class EncoderDecoder:
         """What the encoder says of each step `(B, S, M)`, and the state that the decoder starts from, if any."""
         if lengths is not None:
             source = F.where(length_mask(lengths, source.shape[1]), source, F.constant(0, source.shape))
-        x, _ = run(stack(self._embedding("source"), *self._drop(training)), source)
+        drop = self._drop(training)
+        x, _ = run(stack(self._embedding("source"), *drop), source)
         states: list[nn.Variable] = []
         for i, cell in enumerate(self.layers):
             with nn.parameter_scope(f"encoder/{i}"):
                 x, after = self._layer(cell, x, lengths)
             states += after
-            x, _ = run(stack(F.identity, *self._drop(training)), x)
+            if drop:
+                x, _ = run(stack(*drop), x)
         return x, self._bridged(states)
 
     def _layer(self, cell: AbstractCell, x: nn.Variable, lengths: Any) -> tuple[nn.Variable, list[nn.Variable]]:
@@ -297,16 +299,11 @@ class EncoderDecoder:
         decoding.check_count("width", rows)
         self._weights()
         with nn.auto_forward(False), nn.no_grad(), no_new_parameters(), nn.parameter_scope(self.name):
-            memory, start = self._encode(nn.Variable.from_numpy_array(ids), lengths, training=False)
-
-            def speaker(rows: int) -> AbstractCell:
-                repeated = tree_map(lambda v: decoding.tile(v, rows), (memory, start))
-                decoder = self._decoder(repeated[0], np.repeat(lengths, rows), repeated[1], False, self.attention is not None)
-                return self._with_output(decoder)
-
-            state = speaker(1).initial_state(len(ids))
-            said = METHODS[method](speaker(rows), self.start, state, end=self.end, max_length=max_length, **options)
-        return said
+            encoded = self._encode(nn.Variable.from_numpy_array(ids), lengths, training=False)
+            memory, start = tree_map(lambda v: decoding.tile(v, rows), encoded)
+            decoder = self._decoder(memory, np.repeat(lengths, rows), start, False, self.attention is not None)
+            limits = {"end": self.end, "max_length": max_length, "batch_size": len(ids)}
+            return METHODS[method](self._with_output(decoder), self.start, **limits, **options)
 
     # --------------------------------------------------------------------------------------------------------- save and load
 
