@@ -25,6 +25,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -73,12 +74,13 @@ def make_dates(count: int, held_out: int, seed: int) -> tuple[list[Pair], list[P
     rng = random.Random(seed)
     languages = [Locale.parse(name) for name in LANGUAGES]
     days = rng.sample(range(DAYS), DAYS)
+    to_learn, to_test = days[held_out:], days[:held_out]
 
     def draw(days: Sequence[int]) -> Pair:
         day = FIRST_DAY + datetime.timedelta(rng.choice(days))
         return rng.choice(ways_to_write(day, rng.choice(languages))), day.isoformat()
 
-    return [draw(days[held_out:]) for _ in range(count)], [draw(days[:held_out]) for _ in range(held_out)]
+    return [draw(to_learn) for _ in range(count)], [draw(to_test) for _ in range(held_out)]
 
 
 def read_parallel(source: Path, target: Path, seed: int) -> tuple[list[Pair], list[Pair]]:
@@ -139,9 +141,12 @@ class Symbols:
     def split(self, text: str) -> list[str]:
         return words(text) if self.by_words else list(text)
 
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        return {symbol: i for i, symbol in enumerate(self.symbols)}
+
     def encode(self, text: str) -> list[int]:
-        known = {symbol: i for i, symbol in enumerate(self.symbols)}
-        return [known.get(symbol, 0) for symbol in self.split(text)]
+        return [self.ids.get(symbol, 0) for symbol in self.split(text)]
 
     def decode(self, ids: Iterable[int]) -> str:
         return (" " if self.by_words else "").join(self.symbols[i] for i in ids)
