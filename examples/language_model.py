@@ -3,6 +3,7 @@
     python examples/language_model.py train --preset demo --output runs/demo
     python examples/language_model.py evaluate --output runs/demo
     python examples/language_model.py generate --output runs/demo --prompt "in the beginning"
+    mpirun -n 2 python examples/language_model.py train --output runs/two
 
 Without --data the text is the American Standard Version of the Bible. The presets small, medium and large are those of
 Zaremba, Sutskever and Vinyals, Recurrent neural network regularization, 2014, with the settings of TensorFlow's ptb_word_lm:
@@ -49,12 +50,14 @@ from nnshop.data import (
     tokenize,
     unigram_perplexity,
 )
+from nnshop.distributed import DistributedError, Workers, connect
 from nnshop.functions import faster, linear_cross_entropy
 from nnshop.training import (
     CarriedState,
     Checkpoint,
     CheckpointError,
     Checkpoints,
+    LossScale,
     StopSignal,
     TrainingError,
     atomic_write,
@@ -67,7 +70,8 @@ from nnshop.training import (
 CELLS = {"simple": nnshop.SimpleRNNCell, "gru": nnshop.GRUCell, "lstm": nnshop.LSTMCell}
 SOLVERS = {"sgd": S.Sgd, "adam": S.Adam}
 CURVE_STEPS = 50  # a point of the training curve is the mean of so many batches
-CHANGEABLE = ("epochs", "learning_rate", "max_norm")  # by --resume
+CHANGEABLE = ("epochs", "learning_rate", "max_norm", "save_every")  # by --resume
+ALONE = Workers()
 TEST_STEPS = 100  # the test runs one stream; how many steps at once changes the speed only
 
 
@@ -93,6 +97,7 @@ class Settings:
     full_rate_epochs: int = 4  # after these, each epoch multiplies the learning rate by decay
     decay: float = 0.5
     max_norm: float = 5.0
+    save_every: int = 200  # steps from one checkpoint to the next; there is one at the end of each epoch too
     seed: int = 1
 
     def __post_init__(self) -> None:
@@ -107,6 +112,7 @@ class Settings:
             "learning_rate",
             "decay",
             "max_norm",
+            "save_every",
             "init_scale",
         ):
             if not getattr(self, name) > 0:
@@ -179,9 +185,8 @@ class LanguageModel:
         weight = get_parameter_or_create("output/affine/W", (settings.units, size), init)
         return weight, get_parameter_or_create("output/affine/b", (size,), init), False
 
-    def perplexity(self, ids: np.ndarray) -> float:
-        """The perplexity of a text in B streams of T steps, to the end, with the state carried on."""
-        streams = Streams(ids, *self.words.shape)
+    def perplexity(self, streams: Streams, workers: Workers = ALONE) -> float:
+        """The perplexity of streams to their end, with the state carried on; each of the workers has some of them."""
         self.state.reset()
         total = count = 0.0
         for self.words.d, self.targets.d, mask in streams.to_the_end():
@@ -189,7 +194,7 @@ class LanguageModel:
             self.masked_sum.forward(clear_buffer=True)
             self.state.carry()
             total, count = total + float(self.masked_sum.d), count + float(mask.sum())
-        return float(np.exp(total / count))
+        return float(np.exp(workers.average(total / count, count)))
 
 
 def evaluation_model(settings: Settings, size: int, batch_size: int, num_steps: int) -> LanguageModel:
@@ -204,11 +209,11 @@ def evaluation_model(settings: Settings, size: int, batch_size: int, num_steps: 
 class Training:
     """One training in one folder, from its beginning or from a checkpoint."""
 
-    def __init__(self, settings: Settings, corpus: Corpus, data: str | None, folder: Path) -> None:
-        self.settings, self.corpus, self.data, self.folder = settings, corpus, data, folder
-        size, batch = len(corpus.vocabulary), (settings.batch_size, settings.num_steps)
-        self.streams = Streams(corpus.train, *batch)
-        self._check_valid(batch)
+    def __init__(self, settings: Settings, corpus: Corpus, data: str | None, folder: Path, workers: Workers = ALONE) -> None:
+        self.settings, self.corpus, self.data, self.folder, self.workers = settings, corpus, data, folder, workers
+        self.rows = workers.share(settings.batch_size)  # of each batch
+        self.streams, self.validation_streams = self._streams("train"), self._streams("valid")
+        size, batch = len(corpus.vocabulary), (len(self.streams.ids), settings.num_steps)
         self.total_steps = settings.epochs * len(self.streams)
         if settings.max_steps:
             self.total_steps = min(self.total_steps, settings.max_steps)
@@ -216,19 +221,21 @@ class Training:
         self.validation = evaluation_model(settings, size, *batch)
         self.solver = SOLVERS[settings.solver](settings.learning_rate)
         self.solver.set_parameters(nn.get_parameters())
+        self.scale = LossScale.for_context()
+        workers.broadcast_parameters()
         self.checkpoints = Checkpoints(folder)
         self.saved: Path | None = None
         self.step = 0
-        self.epoch_loss = 0.0  # nats per stream in this epoch
+        self.epoch_loss = 0.0  # nats per stream in this epoch, of all workers
         self.curve_loss = 0.0  # and since the last point of the curve
         self.history: dict[str, list] = {"train": [], "valid": []}  # points [step, perplexity]
 
-    def _check_valid(self, batch: tuple[int, int]) -> None:
-        """Raises now, not after an epoch, where the validation part is too short."""
+    def _streams(self, part: str) -> Streams:
+        """This worker's streams of a part of the text."""
         try:
-            Streams(self.corpus.valid, *batch)
+            return Streams(getattr(self.corpus, part), self.settings.batch_size, self.settings.num_steps, self.rows)
         except DataError as error:
-            raise DataError(f"the validation part: {error}") from error
+            raise DataError(f"the {part} part: {error}") from error
 
     # What a checkpoint holds beside parameters, solver and random states.
     def progress(self) -> dict[str, Any]:
@@ -241,18 +248,22 @@ class Training:
             "batch": self.step % len(self.streams),
             "epoch_loss": self.epoch_loss,
             "curve_loss": self.curve_loss,
+            "loss_scale": self.scale.get(),
             "history": self.history,
         }
 
     def save(self) -> None:
-        self.saved = self.checkpoints.save(self.step, self.solver, self.progress(), self.model.state.get())
+        state = [self.workers.gather(leaf) for leaf in self.model.state.get()]
+        save = partial(self.checkpoints.save, self.step, self.solver, self.progress(), state)
+        self.saved = self.workers.on_first(save)
 
     def restore(self, checkpoint: Checkpoint) -> None:
         progress = checkpoint.progress
         if progress["corpus"]["sha256"] != fingerprint(self.corpus)["sha256"]:
             raise CheckpointError(f"{checkpoint.path}: was trained on another text, {progress['corpus']['name']}.")
         checkpoint.restore(self.solver)
-        self.model.state.set(checkpoint.state)
+        self.model.state.set([leaf[self.rows] for leaf in checkpoint.state])
+        self.scale.set(progress["loss_scale"])
         self.step, self.epoch_loss, self.curve_loss = progress["step"], progress["epoch_loss"], progress["curve_loss"]
         self.history, self.saved = progress["history"], checkpoint.path
 
@@ -264,10 +275,17 @@ class Training:
 
     def run(self, stop: StopSignal) -> bool:
         """Trains to the end; returns False where it was asked to stop before, with all saved."""
-        self.open_monitors()
+        self.workers.on_first(self.open_monitors)
         began, done_before = time.time(), self.step
         words = self.settings.batch_size * self.settings.num_steps
-        with tqdm(total=self.total_steps, initial=self.step, unit="step", mininterval=1, dynamic_ncols=True) as bar:
+        with tqdm(
+            total=self.total_steps,
+            initial=self.step,
+            unit="step",
+            mininterval=1,
+            dynamic_ncols=True,
+            disable=self.workers.rank > 0,
+        ) as bar:
             while self.step < self.total_steps:
                 loss = self.train_one_batch()
                 speed = (self.step - done_before) * words / (time.time() - began)
@@ -279,9 +297,11 @@ class Training:
                     tqdm.write(self.end_epoch(speed))
                     sys.stdout.flush()  # for a log file
                     self.save()
-                elif stop.requested:
+                elif self.workers.any(stop.requested):
                     self.save()
                     return False
+                elif self.step % self.settings.save_every == 0:
+                    self.save()
         return True
 
     def train_one_batch(self) -> float:
@@ -289,20 +309,20 @@ class Training:
         if batch == 0:
             self.model.state.reset()
             self.epoch_loss = 0.0
-        nn.random.set_function_seed(self.settings.seed + self.step)  # so that dropout after a resume is as without
+        # So that dropout is as without after a resume, and another one in each worker.
+        nn.random.set_function_seed(self.settings.seed + self.step * self.workers.size + self.workers.rank)
         self.model.words.d, self.model.targets.d = self.streams[batch]
         self.solver.set_learning_rate(self.learning_rate())
         self.solver.zero_grad()
         self.model.losses.forward(clear_no_need_grad=True)
-        loss = float(self.model.losses.d)
-        self.model.losses.backward(clear_buffer=True)
+        rows = len(self.streams.ids)
+        loss = self.workers.average(float(self.model.losses.d), rows)
+        self.scale.backward(self.model.losses, clear_buffer=True)
+        self.workers.average_gradients(self.solver, rows)
+        self.scale.unscale(self.solver)
         norm = clip_grad_by_global_norm(self.solver, self.settings.max_norm)
-        if not np.isfinite([loss, norm]).all():
-            raise TrainingError(
-                f"step {self.step + 1}: the loss is {loss}, the gradient's norm {norm}; {self.kept()}. "
-                "Go on by --resume with a lower --learning-rate or --max-norm."
-            )
-        self.solver.update()
+        if self._accepts(loss, norm):
+            self.solver.update()
         self.model.state.carry()
         self.step += 1
         self.epoch_loss += loss
@@ -312,6 +332,16 @@ class Training:
             self.curve_loss = 0.0
         return loss
 
+    def _accepts(self, loss: float, norm: float) -> bool:
+        """Whether the step may be made: in 16 bits an overflow leaves one out; what else is not finite ends the training."""
+        try:
+            return self.scale.accepts(bool(np.isfinite([loss, norm]).all()))
+        except TrainingError as error:
+            raise TrainingError(
+                f"step {self.step + 1}: the loss is {loss}, the gradient's norm {norm}: {error}; {self.kept()}. "
+                "Go on by --resume with a lower --learning-rate or --max-norm."
+            ) from error
+
     def kept(self) -> str:
         return f"{self.saved} holds the last good state" if self.saved else "nothing was saved before"
 
@@ -319,19 +349,22 @@ class Training:
         """Validates, keeps the best parameters, draws the curves; returns a line for the log."""
         batches = (self.step - 1) % len(self.streams) + 1
         train = float(np.exp(self.epoch_loss / (batches * self.settings.num_steps)))
-        valid = self.validation.perplexity(self.corpus.valid)
+        valid = self.validation.perplexity(self.validation_streams, self.workers)
         if not np.isfinite(valid):
             raise TrainingError(f"step {self.step}: the validation perplexity is {valid}; {self.kept()}.")
         if all(valid < best for _, best in self.history["valid"]):
-            try:
-                with atomic_write(self.folder / "best.h5") as path:
-                    nn.save_parameters(str(path))
-            except OSError as error:
-                raise TrainingError(f"{self.folder}: best.h5 could not be saved: {error.strerror}; {self.kept()}.") from error
+            self.workers.on_first(self.save_best)
         self.add_point("valid", valid)
-        self.draw()
+        self.workers.on_first(self.draw)
         epoch = (self.step - 1) // len(self.streams) + 1
         return f"epoch {epoch}: train {train:.2f}, valid {valid:.2f}, {speed:,.0f} words/s"
+
+    def save_best(self) -> None:
+        try:
+            with atomic_write(self.folder / "best.h5") as path:
+                nn.save_parameters(str(path))
+        except OSError as error:
+            raise TrainingError(f"{self.folder}: best.h5 could not be saved: {error.strerror}; {self.kept()}.") from error
 
     def open_monitors(self) -> None:
         """Opens NNabla's monitors, and writes again what a resumed training had written."""
@@ -344,7 +377,7 @@ class Training:
 
     def add_point(self, key: str, value: float) -> None:
         self.history[key].append([self.step, float(value)])
-        self.series[key].add(self.step, value)
+        self.workers.on_first(lambda: self.series[key].add(self.step, value))
 
     @cached_property
     def levels(self) -> dict[str, float]:
@@ -368,14 +401,10 @@ def fingerprint(corpus: Corpus) -> dict[str, Any]:
     return {"name": corpus.name, "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def train(args: argparse.Namespace) -> int:
-    folder = check_writable(args.output)
+def train(args: argparse.Namespace, workers: Workers) -> int:
+    folder = workers.on_first(lambda: check_writable(args.output))
     check_matplotlib()
-    checkpoint, passed_over = Checkpoints(folder).load() if args.resume else (None, [])
-    for line in passed_over:
-        print(f"passed over: {line}")
-    if checkpoint is None and Checkpoints(folder).files():
-        raise TrainingError(f"{folder}: holds a training; --resume goes on with it, another --output leaves it alone.")
+    checkpoint = workers.on_first(lambda: find_checkpoint(folder, args.resume))
     data = str(Path(args.data).resolve()) if args.data else None
     if checkpoint is not None:
         data = data or checkpoint.progress["data"]
@@ -383,21 +412,42 @@ def train(args: argparse.Namespace) -> int:
     corpus = load_corpus(data, settings.vocabulary_size)
     print(corpus)
     nn.clear_parameters()
-    training = Training(settings, corpus, data, folder)
+    training = Training(settings, corpus, data, folder, workers)
     if checkpoint is not None:
         training.restore(checkpoint)
         print(f"goes on from {checkpoint.path}, step {training.step} of {training.total_steps}")
-    write_json(folder / "settings.json", {"settings": asdict(settings), "data": data})
-    write_json(folder / "vocabulary.json", corpus.vocabulary.words)
+    workers.on_first(partial(describe, folder, settings, corpus, data))
     with StopSignal() as stop:
         finished = training.run(stop)
+    if training.scale.skipped:
+        print(f"{training.scale.skipped} of {training.step} steps were left out: their gradients were beyond 16 bits")
     if not finished:
         print(f"stopped at step {training.step}; saved in {training.saved}. Go on with: train --resume --output {folder}")
         return 130
-    load_model(folder)  # the best by validation, not the last
-    write_json(folder / "results.json", report(settings, corpus, valid=min(value for _, value in training.history["valid"])))
-    print(f"curves: {folder / 'curves.png'}")
+    workers.on_first(partial(finish, folder, settings, corpus, training.history))
     return 0
+
+
+def find_checkpoint(folder: Path, resume: bool) -> Checkpoint | None:
+    """The checkpoint to go on from; None for a new training."""
+    checkpoint, passed_over = Checkpoints(folder).load() if resume else (None, [])
+    for line in passed_over:
+        print(f"passed over: {line}")
+    if checkpoint is None and Checkpoints(folder).files():
+        raise TrainingError(f"{folder}: holds a training; --resume goes on with it, another --output leaves it alone.")
+    return checkpoint
+
+
+def describe(folder: Path, settings: Settings, corpus: Corpus, data: str | None) -> None:
+    """Writes what `load_model` needs beside the parameters."""
+    write_json(folder / "settings.json", {"settings": asdict(settings), "data": data})
+    write_json(folder / "vocabulary.json", corpus.vocabulary.words)
+
+
+def finish(folder: Path, settings: Settings, corpus: Corpus, history: dict[str, list]) -> None:
+    load_model(folder)  # the best by validation, not the last
+    write_json(folder / "results.json", report(settings, corpus, valid=min(value for _, value in history["valid"])))
+    print(f"curves: {folder / 'curves.png'}")
 
 
 def settings_of(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Settings:
@@ -434,12 +484,17 @@ def load_model(folder: Path) -> tuple[Settings, Vocabulary, str | None]:
         raise CheckpointError(f"{folder}: holds no trained model that can be read: {error}") from error
 
 
+def perplexity(settings: Settings, size: int, ids: np.ndarray, batch_size: int, num_steps: int) -> float:
+    """The perplexity of a text, cut into so many streams and steps, under the loaded model."""
+    return evaluation_model(settings, size, batch_size, num_steps).perplexity(Streams(ids, batch_size, num_steps))
+
+
 def report(settings: Settings, corpus: Corpus, valid: float) -> dict[str, dict[str, float]]:
     """Prints the perplexity of the loaded model beside those of simple ones, and a few sentences; returns the table."""
     size = len(corpus.vocabulary)
     model = {
         "valid": valid,
-        "test": evaluation_model(settings, size, 1, min(TEST_STEPS, len(corpus.test) - 1)).perplexity(corpus.test),
+        "test": perplexity(settings, size, corpus.test, 1, min(TEST_STEPS, len(corpus.test) - 1)),
     }
     table = {
         "unigram": {part: unigram_perplexity(corpus, part) for part in model},
@@ -484,18 +539,18 @@ def to_text(words: list[str]) -> str:
     return re.sub(r" ([,.;:?!)])", r"\1", text)
 
 
-def evaluate(args: argparse.Namespace) -> int:
+def evaluate(args: argparse.Namespace, workers: Workers) -> int:
     settings, vocabulary, data = load_model(args.output)
     corpus = load_corpus(args.data or data, settings.vocabulary_size)
     if corpus.vocabulary != vocabulary:
         raise DataError(f"{corpus.name}: has another vocabulary than the text that {args.output} was trained on.")
     print(corpus)
-    model = evaluation_model(settings, len(vocabulary), settings.batch_size, settings.num_steps)
-    report(settings, corpus, valid=model.perplexity(corpus.valid))
+    valid = perplexity(settings, len(vocabulary), corpus.valid, settings.batch_size, settings.num_steps)
+    report(settings, corpus, valid)
     return 0
 
 
-def generate(args: argparse.Namespace) -> int:
+def generate(args: argparse.Namespace, workers: Workers) -> int:
     if not args.temperature > 0 or args.words < 1 or args.samples < 1 or not 0 <= args.seed < 2**32:
         raise DataError("--temperature must be above 0, --words and --samples at least 1, --seed at least 0.")
     settings, vocabulary, _ = load_model(args.output)
@@ -529,7 +584,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         sub.set_defaults(function=function)
         sub.add_argument("--output", type=Path, default=Path("runs/language_model"), help="the training's folder")
         sub.add_argument("-c", "--context", default="auto", help="cpu, cudnn, or auto: CUDA where a device answers")
-        sub.add_argument("-d", "--device-id", default="0", help="which GPU")
+        sub.add_argument("-d", "--device-id", help="which GPU; by default each worker of a machine takes its own")
         sub.add_argument("-t", "--type-config", default="float", help="float, or half on a GPU")
         return sub
 
@@ -561,17 +616,17 @@ def main(argv: list[str] | None = None) -> int:
     for name in ("nnabla", "matplotlib"):  # their notes would break the progress bar
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        with use_context(args) as used:
+        with connect() as workers, workers.one_voice(), use_context(args, workers) as used:
             print(f"computes on {used}", file=sys.stderr)
-            return args.function(args)
-    except (DataError, CheckpointError, TrainingError, ContextError) as error:
+            return args.function(args, workers)
+    except (DataError, CheckpointError, TrainingError, ContextError, DistributedError) as error:
         print(f"language_model.py: {error}", file=sys.stderr)
         return 1
 
 
-def use_context(args: argparse.Namespace) -> Any:
+def use_context(args: argparse.Namespace, workers: Workers) -> Any:
     try:
-        return nnshop.use_context(args.context, args.device_id, args.type_config)
+        return workers.use_context(args.context, args.device_id, args.type_config)
     except ValueError as error:
         raise ContextError(str(error)) from error
 

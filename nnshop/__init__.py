@@ -19,6 +19,5 @@ from .portable import portable
 from .recurrentshop import RecurrentModel, RecurrentSequential
 from .scanning import foldl, foldr, map, reduce, scan, until
 from .training import CarriedState, clip_grad_by_global_norm
+from .version import __version__
 from .weights import from_fused, to_fused
-
-__version__ = "0.1.0"

@@ -9,13 +9,17 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import Any
 
 import nnabla as nn
 import numpy as np
 
+from .version import __version__
+
 FORMAT = 1
+VERSIONS = {"nnshop": __version__, "nnabla": nn.__version__, "numpy": np.__version__}
 # What reading a damaged zip, npy or JSON raises, or a file that is none of them.
 DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, MemoryError),
@@ -44,6 +48,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    remove_leftovers(path.parent, f".{escape(path.stem)}.*{path.suffix}")
     try:
         yield temporary
         with open(temporary, "rb") as file:
@@ -58,6 +63,24 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_leftovers(folder: Path, pattern: str) -> None:
+    """Removes what `atomic_write` left there in processes that were killed; pattern is a glob of their temporary names."""
+    for file in folder.glob(pattern):
+        number = file.stem.rpartition(".")[2]
+        if number.isdigit() and not _is_alive(int(number)):
+            file.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # another user's; and no number of a process at all
+        pass
+    return True
+
+
 def write_archive(path: str | Path, kind: str, meta: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Writes one file, an `.npz` of plain arrays and JSON, atomically.
 
@@ -67,7 +90,7 @@ def write_archive(path: str | Path, kind: str, meta: Mapping[str, Any], arrays: 
         meta: JSON data.
         arrays: By name.
     """
-    about = {"format": FORMAT, "kind": kind, "nnabla": nn.__version__, **meta}
+    about = {"format": FORMAT, "kind": kind, "versions": VERSIONS, **meta}
     with atomic_write(path) as temporary, open(temporary, "wb") as file:
         np.savez(file, **arrays, meta=np.array(json.dumps(about)))
 

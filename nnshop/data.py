@@ -204,6 +204,7 @@ class Streams:
         ids: The text, `(number of tokens,)`. What does not fill all streams is left out at the end.
         batch_size: B.
         num_steps: T.
+        rows: Gives these of the B streams only, such as the share of one of several processes; all by default.
 
     Raises:
         DataError: The text is too short for one batch.
@@ -214,7 +215,7 @@ class Streams:
         [([[0, 1], [5, 6]], [[1, 2], [6, 7]]), ([[2, 3], [7, 8]], [[3, 4], [8, 9]])]
     """
 
-    def __init__(self, ids: np.ndarray, batch_size: int, num_steps: int) -> None:
+    def __init__(self, ids: np.ndarray, batch_size: int, num_steps: int, rows: slice = slice(None)) -> None:
         if batch_size < 1 or num_steps < 1:
             raise DataError(f"batch_size and num_steps must be at least 1; got {batch_size} and {num_steps}.")
         length = len(ids) // batch_size
@@ -223,7 +224,7 @@ class Streams:
                 f"{len(ids)} tokens are fewer than one batch of {batch_size} streams of {num_steps} steps, which takes "
                 f"{batch_size * (num_steps + 1)}. Use a longer text, fewer streams or fewer steps."
             )
-        self.ids = np.asarray(ids)[: batch_size * length].reshape(batch_size, length)  # (B, L)
+        self.ids = np.asarray(ids)[: batch_size * length].reshape(batch_size, length)[rows]  # (B, L)
         self.num_steps = num_steps
 
     def __len__(self) -> int:

@@ -15,9 +15,9 @@ import numpy as np
 from nnabla.utils import save
 from nnabla.utils.nnp_graph import NnpLoader
 
+from .archive import atomic_write
 from .functions import functions_of
 from .parameters import all_parameters, current_path
-from .training import atomic_write
 
 NETWORK = "network"  # its name in the file; NNabla calls what it holds `@network/...`
 

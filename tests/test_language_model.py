@@ -77,8 +77,7 @@ def test_evaluate_prints_the_same_table(example: Any, trained: Path, capsys: pyt
 def test_perplexity_does_not_depend_on_how_a_text_is_cut(example: Any, trained: Path, text: Path) -> None:
     settings, vocabulary, _ = example.load_model(trained)
     ids = load_corpus(text).test
-    one = example.evaluation_model(settings, len(vocabulary), 1, 7).perplexity(ids)
-    other = example.evaluation_model(settings, len(vocabulary), 1, len(ids) - 1).perplexity(ids)
+    one, other = (example.perplexity(settings, len(vocabulary), ids, 1, steps) for steps in (7, len(ids) - 1))
     assert one == pytest.approx(other, rel=1e-5)
 
 
@@ -91,7 +90,7 @@ def test_perplexity_against_numpy(example: Any, trained: Path, text: Path) -> No
     logits = model.logits.d[0].astype(np.float64)
     log_p = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     expected = np.exp(-log_p[np.arange(len(log_p)), targets[0]].mean())
-    assert model.perplexity(ids) == pytest.approx(expected, rel=1e-5)
+    assert model.perplexity(Streams(ids, 1, len(ids) - 1)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("options", [["--cell", "gru", "--tied"], ["--cell", "simple", "--solver", "adam", "--max-steps", 30]])

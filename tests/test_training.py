@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 import nnshop
-from nnshop import training
 from nnshop.training import (
     CarriedState,
     CheckpointError,
@@ -228,7 +227,7 @@ def test_a_full_disk_leaves_the_checkpoints_as_they_were(tmp_path: Path, monkeyp
         file.write(b"half of it")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(training.np, "savez", full)
+    monkeypatch.setattr(np, "savez", full)
     with pytest.raises(TrainingError, match=r"could not be saved: No space left.*checkpoint-00000001\.npz"):
         checkpoints.save(2, problem.solver, {}, [])
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint-00000001.npz"]  # no rest of the half-written one

@@ -1,0 +1,12 @@
+"""What a training script needs: clipping, loss scales, states carried between batches, checkpoints, Ctrl-C, curves."""
+
+from __future__ import annotations
+
+from ..archive import atomic_write
+from .carried_state import CarriedState
+from .checkpoints import Checkpoint, Checkpoints, check_writable, load_checkpoint, save_checkpoint
+from .clipping import clip_grad_by_global_norm
+from .errors import CheckpointError, TrainingError
+from .loss_scale import LossScale
+from .plots import check_matplotlib, plot_alignments, plot_curves
+from .stopping import StopSignal

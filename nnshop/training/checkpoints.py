@@ -1,0 +1,203 @@
+"""A training as it stands, kept in a folder and put back."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nnabla as nn
+import numpy as np
+
+from ..archive import damage_named, read_archive, remove_leftovers, write_archive
+from ..parameters import all_parameters
+from .errors import CheckpointError, TrainingError
+
+
+def check_writable(folder: str | Path) -> Path:
+    """Makes a folder, and tries that a file can be written there, so that a training need not find out at its end.
+
+    Raises:
+        TrainingError: It cannot be made or written.
+    """
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder) as file:
+            file.write(b"writable")
+    except OSError as error:
+        raise TrainingError(f"{folder}: the output folder cannot be written: {error.strerror}. Choose another.") from error
+    return folder
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A training as it stood: what `save_checkpoint` was given, the parameters, solver states and random states.
+
+    It is held in memory, whole and checked; nothing is changed before `restore`.
+    """
+
+    path: Path
+    progress: dict[str, Any]
+    state: list[np.ndarray]
+    parameters: dict[str, np.ndarray]
+    solver: dict[str, Any]
+    random: dict[str, tuple]
+
+    def restore(self, solver: Any) -> None:
+        """Puts parameters, solver states and random states back; the solver must hold the model's parameters already.
+
+        Raises:
+            CheckpointError: The checkpoint is of another model or solver, or not whole. Nothing is changed then.
+        """
+        current, states = all_parameters(), solver.get_states()
+        self._compare({name: v.shape for name, v in current.items()}, {n: a.shape for n, a in self.parameters.items()})
+        with damage_named(self.path, "checkpoint"):
+            self._check_solver(solver.name, states)
+            for state in self.random.values():
+                np.random.RandomState().set_state(state)  # raises where it is none
+        for name, value in self.parameters.items():
+            current[name].d = value
+        for name, state in states.items():
+            state.t = self.solver["t"][name]
+            for key, value in state.pstate.items():
+                value.data.data = self.solver["states"][name][key]
+        solver.set_states(states)
+        solver.set_learning_rate(self.solver["learning_rate"])
+        nn.random.prng.set_state(self.random["nnabla"])
+        np.random.set_state(self.random["numpy"])
+
+    def _check_solver(self, name: str, states: Mapping[str, Any]) -> None:
+        saved = self.solver
+        if name != saved["name"] or set(states) != set(saved["t"]):
+            raise CheckpointError(f"{self.path}: is of the solver {saved['name']}, this training uses {name}.")
+        self._compare(
+            {f"{n}:{key}": v.shape for n, state in states.items() for key, v in state.pstate.items()},
+            {f"{n}:{key}": array.shape for n, state in saved["states"].items() for key, array in state.items()},
+        )
+        if not all(isinstance(t, int) for t in saved["t"].values()) or not isinstance(saved["learning_rate"], (int, float)):
+            raise TypeError("counts and learning rate of the solver are no numbers")
+
+    def _compare(self, model: Mapping[str, tuple], saved: Mapping[str, tuple]) -> None:
+        wrong = [f"{name} is {saved[name]}, not {model[name]}" for name in model if saved.get(name, model[name]) != model[name]]
+        wrong += [f"{name} is missing" for name in model if name not in saved]
+        wrong += [f"{name} is superfluous" for name in saved if name not in model]
+        if wrong:
+            raise CheckpointError(f"{self.path}: is of another model: {'; '.join(wrong[:5])}.")
+
+
+def save_checkpoint(path: str | Path, solver: Any, progress: dict[str, Any], state: list[np.ndarray]) -> None:
+    """Writes a training to one file, atomically: parameters, solver states, random states, and what the script adds.
+
+    The file is an `.npz` of plain arrays and JSON; loading one runs no code.
+
+    Args:
+        path: The file.
+        solver: An NNabla solver that holds the parameters in training.
+        progress: What the script needs to go on, as JSON data: epoch, batch, settings, history.
+        state: Arrays such as `CarriedState.get()`.
+    """
+    states = solver.get_states()
+    random = {"nnabla": nn.random.prng.get_state(), "numpy": np.random.get_state()}
+    arrays = {f"parameter:{name}": v.d for name, v in all_parameters().items()}
+    arrays.update({f"solver:{n}:{k}": v.data.data for n, s in states.items() for k, v in s.pstate.items()})
+    arrays.update({f"state:{i}": value for i, value in enumerate(state)})
+    arrays.update({f"random:{name}": value[1] for name, value in random.items()})
+    meta = {
+        "progress": progress,
+        "states": len(state),
+        "solver": {
+            "name": solver.name,
+            "learning_rate": solver.learning_rate(),
+            "t": {name: s.t for name, s in states.items()},
+        },
+        "random": {name: [value[0], *value[2:]] for name, value in random.items()},
+    }
+    write_archive(path, "checkpoint", meta, arrays)
+
+
+def load_checkpoint(path: str | Path) -> Checkpoint:
+    """Reads a checkpoint whole, and checks it; changes nothing.
+
+    Raises:
+        CheckpointError: The file is missing, truncated, damaged, or no checkpoint.
+    """
+    path = Path(path)
+    with damage_named(path, "checkpoint"):
+        meta, arrays = read_archive(path, "checkpoint")
+        states: dict[str, dict] = {name: {} for name in meta["solver"]["t"]}
+        for name, array in arrays.items():
+            if name.startswith("solver:"):
+                parameter, key = name[len("solver:") :].rsplit(":", 1)
+                states[parameter][key] = array
+        return Checkpoint(
+            path,
+            meta["progress"],
+            [arrays[f"state:{i}"] for i in range(meta["states"])],
+            {name.split(":", 1)[1]: array for name, array in arrays.items() if name.startswith("parameter:")},
+            {**meta["solver"], "states": states},
+            {name: (kind, arrays[f"random:{name}"], *rest) for name, (kind, *rest) in meta["random"].items()},
+        )
+
+
+class Checkpoints:
+    """The checkpoints of one training in a folder, of which the last few are kept.
+
+    Args:
+        folder: Where they are, as `checkpoint-STEP.npz`.
+        keep: How many to keep.
+    """
+
+    def __init__(self, folder: str | Path, keep: int = 2) -> None:
+        if keep < 1:
+            raise ValueError(f"keep must be at least 1 checkpoint; got {keep}.")
+        self.folder, self.keep = Path(folder), keep
+
+    def files(self) -> list[Path]:
+        """Lists them, the oldest first."""
+        found = {
+            int(m[1]): p for p in self.folder.glob("checkpoint-*.npz") if (m := re.fullmatch(r"checkpoint-(\d+)\.npz", p.name))
+        }
+        return [found[step] for step in sorted(found)]
+
+    def save(self, step: int, solver: Any, progress: dict[str, Any], state: list[np.ndarray]) -> Path:
+        """Saves one, and only then removes the oldest beyond `keep`, and those of later steps.
+
+        Raises:
+            TrainingError: It could not be written; those before are as they were.
+        """
+        path = self.folder / f"checkpoint-{step:08d}.npz"
+        try:
+            save_checkpoint(path, solver, progress, state)
+        except OSError as error:
+            before = ", ".join(map(str, self.files())) or "none"
+            raise TrainingError(f"{path}: could not be saved: {error.strerror}. Whole checkpoints: {before}.") from error
+        files = self.files()
+        for other in files[files.index(path) + 1 :]:  # damaged and passed over, or of a future that was given up
+            other.unlink()
+        for old in self.files()[: -self.keep]:
+            old.unlink()
+        remove_leftovers(self.folder, ".checkpoint-*.npz")
+        return path
+
+    def load(self) -> tuple[Checkpoint | None, list[str]]:
+        """Loads the newest that is whole; None where there is none at all.
+
+        Returns:
+            The checkpoint, and why newer ones were passed over, to be told to the user.
+
+        Raises:
+            CheckpointError: There are some, and none is whole.
+        """
+        passed_over: list[str] = []
+        for path in reversed(self.files()):
+            try:
+                return load_checkpoint(path), passed_over
+            except CheckpointError as error:
+                passed_over.append(str(error))
+        if passed_over:
+            raise CheckpointError(" ".join(passed_over))
+        return None, []
