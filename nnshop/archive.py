@@ -91,8 +91,11 @@ def write_archive(path: str | Path, kind: str, meta: Mapping[str, Any], arrays: 
         arrays: By name.
     """
     about = {"format": FORMAT, "kind": kind, "versions": VERSIONS, **meta}
-    with atomic_write(path) as temporary, open(temporary, "wb") as file:
-        np.savez(file, **arrays, meta=np.array(json.dumps(about)))
+    # np.savez would pickle objects, and leaves its zip open where the disk is full.
+    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as file:
+        for name, array in {**arrays, "meta": np.array(json.dumps(about))}.items():
+            with file.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def read_archive(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

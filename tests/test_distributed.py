@@ -139,9 +139,8 @@ def test_a_training_goes_on_with_another_number_of_ranks(text: Path, tmp_path: P
     alone = start(1, *training(tmp_path / "alone", *options))
     assert alone.returncode == 0, alone.stderr
     folder = tmp_path / "several"
-    run = subprocess.Popen(
-        train(3, folder, *options), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    three = command(3, *training(folder, *options))
+    run = subprocess.Popen(three, env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     wait_for_checkpoint(run, folder)
     victim = run.pid if number == signal.SIGUSR1 else last_rank(run.pid)
     os.kill(victim, number)  # which mpirun passes on; or one rank dies

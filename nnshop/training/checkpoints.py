@@ -170,11 +170,13 @@ class Checkpoints:
             TrainingError: It could not be written; those before are as they were.
         """
         path = self.folder / f"checkpoint-{step:08d}.npz"
+        before: list[Path] = []
         try:
+            before = self.files()
             save_checkpoint(path, solver, progress, state)
         except OSError as error:
-            before = ", ".join(map(str, self.files())) or "none"
-            raise TrainingError(f"{path}: could not be saved: {error.strerror}. Whole checkpoints: {before}.") from error
+            kept = ", ".join(map(str, before)) or "none"
+            raise TrainingError(f"{path}: could not be saved: {error.strerror}. Those before: {kept}.") from error
         files = self.files()
         for other in files[files.index(path) + 1 :]:  # damaged and passed over, or of a future that was given up
             other.unlink()
