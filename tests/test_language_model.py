@@ -246,6 +246,26 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_state(
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*") if path.suffix in (".npz", ".h5")} == good
 
 
+def test_half_precision_trains_alike_and_leaves_overflows_out(
+    example: Any, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    curves = []
+    for kind in ("float", "half"):
+        # Two streams: the loss is divided by 2 only, and the gradient of the commonest word overflows at the first scale.
+        options = [*TINY, *"--batch-size 2 --num-steps 20 --epochs 6 --solver adam --learning-rate 0.03".split(), "-t", kind]
+        assert run(example, "train", "--data", text, *options, "--output", tmp_path / kind) == 0
+        checkpoint = load_checkpoint(sorted((tmp_path / kind).glob("checkpoint-*.npz"))[-1])
+        curves.append(np.array(checkpoint.progress["history"]["train"])[:, 1])
+    value, _, skipped = checkpoint.progress["loss_scale"]
+    assert 0 < skipped < 5
+    assert value == 2.0 ** (15 - skipped)
+    steps = checkpoint.progress["step"]
+    assert f"{skipped} of {steps} steps were left out: their gradients were beyond 16 bits" in capsys.readouterr().out
+    assert all(value.dtype == np.float32 for value in checkpoint.parameters.values())
+    np.testing.assert_allclose(curves[0][:2], curves[1][:2], rtol=0.1)  # the steps left out count
+    assert all(curve[-1] < 0.3 * curve[0] for curve in curves)
+
+
 def test_presets_are_those_of_the_literature(example: Any) -> None:
     small, medium, large = (example.PRESETS[name] for name in ("small", "medium", "large"))
     assert (small.units, small.num_steps, small.epochs, small.full_rate_epochs, small.decay) == (200, 20, 13, 4, 0.5)
