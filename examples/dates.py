@@ -41,10 +41,21 @@ from nnshop.archive import atomic_write
 from nnshop.context import ContextError
 from nnshop.data import DataError, pad
 from nnshop.decoding import Decoded
+from nnshop.distributed import DistributedError, Workers, connect
 from nnshop.seq2seq import EncoderDecoder
-from nnshop.training import StopSignal, TrainingError, check_writable, clip_grad_by_global_norm, plot_alignments, plot_curves
+from nnshop.training import (
+    LossScale,
+    StopSignal,
+    TrainingError,
+    check_writable,
+    clip_grad_by_global_norm,
+    plot_alignments,
+    plot_curves,
+)
 
 Pair = tuple[str, str]
+Rows = list[tuple[list[int], list[int]]]  # the ids of pairs
+Curves = dict[str, tuple[list, list]]
 LANGUAGES = "en en_GB de fr es it pt nl sv da nb fi pl cs hu ro tr ru uk el ja zh ko vi id he ar hi th".split()
 STYLES = ("full", "long", "medium", "short")
 SKELETONS = ("yMMMd", "yMMMMd", "yMMMEd", "yMd", "yMEd")
@@ -196,7 +207,7 @@ class Translator:
             raise DataError(f"{folder}: its symbols are not those of its network; train again.")
         return cls(network, *both)
 
-    def encode(self, pairs: Iterable[Pair]) -> list[tuple[list[int], list[int]]]:
+    def encode(self, pairs: Iterable[Pair]) -> Rows:
         return [(self.source.encode(a), self.target.encode(b)) for a, b in pairs]
 
     def translate(self, texts: Sequence[str], **options: Any) -> list[str]:
@@ -221,7 +232,7 @@ class Graphs:
         self.network, self.batch_size, self.training = network, batch_size, training
         self.graphs: dict[tuple[int, int], tuple[nn.Variable, ...]] = {}
 
-    def loss(self, rows: Sequence[tuple[list[int], list[int]]]) -> nn.Variable:
+    def loss(self, rows: Rows) -> nn.Variable:
         """The loss of a batch, whose ids are in the graph already."""
         sides = [pad(side) for side in zip(*rows)]
         source, target = (-(-ids.shape[1] // 10) * 10 for ids, _ in sides)
@@ -240,7 +251,7 @@ class Graphs:
         return x, x_lengths, y, y_lengths, self.network.loss(x, y, x_lengths, y_lengths, training=self.training)
 
 
-def batches(rows: list[tuple[list[int], list[int]]], size: int, rng: random.Random) -> Iterator[list]:
+def batches(rows: Rows, size: int, rng: random.Random) -> Iterator[Rows]:
     """Batches without end, of rows of like lengths, all rows once before any comes again."""
     size = min(size, len(rows))
     while True:
@@ -251,65 +262,82 @@ def batches(rows: list[tuple[list[int], list[int]]], size: int, rng: random.Rand
         yield from rng.sample(some, len(some))
 
 
-def train(args: argparse.Namespace) -> int:
-    check_writable(args.output)
+def train(args: argparse.Namespace, workers: Workers) -> int:
+    workers.on_first(lambda: check_writable(args.output))
     by_words = args.source is not None
     if by_words:
         learnt, held_out = read_parallel(args.source, args.target, args.seed)
     else:
         learnt, held_out = make_dates(args.samples, 2000, args.seed)
-    nn.seed(args.seed)
+    nn.seed(args.seed + workers.rank)  # dropout differs, the parameters are those of rank 0
     source, target = (Symbols.of(texts, by_words, args.vocabulary) for texts in zip(*learnt))
     translator = Translator.new(source, target, args.units, args.dropout)
     print(f"{len(learnt):,} pairs to learn from, {len(held_out):,} held out; {len(source):,} and {len(target):,} symbols")
     print("   ".join(" → ".join(pair) for pair in learnt[:2]))
-    stopped, curves = learn(translator, learnt, held_out, args)
-    translator.save(args.output)  # before anything else can fail
-    plot_curves(args.output / "curves.png", curves, ylabel="loss of a symbol, nats", title="Learning to translate")
+    stopped, curves = learn(translator, learnt, held_out, args, workers)
+    return workers.on_first(lambda: finish(translator, held_out, args.output, stopped, curves))
+
+
+def finish(translator: Translator, held_out: list[Pair], output: Path, stopped: bool, curves: Curves) -> int:
+    translator.save(output)  # before anything else can fail
+    plot_curves(output / "curves.png", curves, ylabel="loss of a symbol, nats", title="Learning to translate")
     if stopped:
-        print(f"stopped; the network so far is in {args.output}", file=sys.stderr)
+        print(f"stopped; the network so far is in {output}", file=sys.stderr)
         return 130
-    report(translator, held_out, args.output)
-    print(f"network, curves and attention: {args.output}")
+    report(translator, held_out, output)
+    print(f"network, curves and attention: {output}")
     return 0
 
 
 def learn(
-    translator: Translator, learnt: list[Pair], held_out: list[Pair], args: argparse.Namespace
-) -> tuple[bool, dict[str, tuple[list, list]]]:
+    translator: Translator, learnt: list[Pair], held_out: list[Pair], args: argparse.Namespace, workers: Workers
+) -> tuple[bool, Curves]:
     """Trains; returns whether it was stopped, and the curves."""
     rng = random.Random(args.seed)
     size = min(args.batch_size, len(learnt))
-    graphs, test_graphs = (Graphs(translator.network, size, training) for training in (True, False))
-    stream = batches(translator.encode(learnt), size, rng)
-    tests = translator.encode(held_out[:size]) if len(held_out) >= size else []
+    rows = workers.share(size)  # of each batch
+    graphs, test_graphs = (Graphs(translator.network, rows.stop - rows.start, training) for training in (True, False))
+    stream = (batch[rows] for batch in batches(translator.encode(learnt), size, rng))
+    tests = translator.encode(held_out[:size])[rows] if len(held_out) >= size else []
     graphs.loss(next(stream))  # makes the weights
-    solver = S.Adam(args.learning_rate)
+    solver, scale = S.Adam(args.learning_rate), LossScale.for_context()
     solver.set_parameters(nn.get_parameters())
-    curves: dict[str, tuple[list, list]] = {"learning": ([], []), "held out": ([], [])}
-    with StopSignal() as stop, tqdm(total=args.steps, unit="step", dynamic_ncols=True, disable=None) as bar:
+    workers.broadcast_parameters()
+    curves: Curves = {"learning": ([], []), "held out": ([], [])}
+    silent = True if workers.rank else None  # None shows the bar on a terminal only
+    with StopSignal() as stop, tqdm(total=args.steps, unit="step", dynamic_ncols=True, disable=silent) as bar:
         for step in range(args.steps):
-            losses = graphs.loss(next(stream))
+            batch = next(stream)
+            losses = graphs.loss(batch)
             solver.zero_grad()
             losses.forward(clear_no_need_grad=True)
-            value = float(losses.d)
+            value = workers.average(float(losses.d), symbols(batch))
+            scale.backward(losses, clear_buffer=True)
+            workers.average_gradients(solver, symbols(batch))
+            scale.unscale(solver)
+            norm = clip_grad_by_global_norm(solver, 5.0)
             if not np.isfinite(value):
                 raise TrainingError(f"the loss is {value} at step {step}; lower --learning-rate (now {args.learning_rate}).")
-            losses.backward(clear_buffer=True)
-            clip_grad_by_global_norm(solver, 5.0)
-            solver.set_learning_rate(args.learning_rate * (1 - step / args.steps))
-            solver.update()
+            if scale.accepts(bool(np.isfinite(norm))):
+                solver.set_learning_rate(args.learning_rate * (1 - step / args.steps))
+                solver.update()
             bar.update()
             if step % 20 == 0 or step + 1 == args.steps:
                 add_point(curves["learning"], step + 1, value)
                 if tests:
                     test = test_graphs.loss(tests)
                     test.forward(clear_buffer=True)
-                    add_point(curves["held out"], step + 1, float(test.d))
+                    add_point(curves["held out"], step + 1, workers.average(float(test.d), symbols(tests)))
                 bar.set_postfix_str(f"loss {value:.4f}")
-            if stop.requested:
+            stopped = workers.any(stop.requested)
+            if stopped:
                 break
-    return stop.requested, {label: points for label, points in curves.items() if points[0]}
+    return stopped, {label: points for label, points in curves.items() if points[0]}
+
+
+def symbols(rows: Rows) -> int:
+    """How many symbols there are to say, each row's end too: what a mean loss is divided by."""
+    return sum(len(target) + 1 for _, target in rows)
 
 
 def add_point(curve: tuple[list, list], step: int, value: float) -> None:
@@ -350,7 +378,7 @@ def draw_attention(translator: Translator, text: str, path: Path) -> None:
 # ------------------------------------------------------------------------------------------------------------ command line
 
 
-def translate(args: argparse.Namespace) -> int:
+def translate(args: argparse.Namespace, workers: Workers) -> int:
     translator = Translator.load(args.output)
     options = {"method": "beam", "width": args.beam} if args.beam > 1 else {}
     texts = args.texts or (line.rstrip("\n") for line in sys.stdin)
@@ -369,6 +397,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         sub.set_defaults(function=function)
         sub.add_argument("--output", type=Path, default=Path("runs/dates"), help="folder of the network (%(default)s)")
         sub.add_argument("-c", "--context", default="auto", help="cpu, cudnn, or auto: CUDA where a device answers")
+        sub.add_argument("-t", "--type-config", default="float", help="float, or half on a GPU")
         return sub
 
     sub = command("train", train, "train a network, then test it")
@@ -413,9 +442,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in ("nnabla", "matplotlib"):  # their notes would break the progress bar
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
-        with nnshop.use_context(args.context):
-            return args.function(args)
-    except (ValueError, OSError, TrainingError, ContextError) as error:  # DataError and ArchiveError are ValueErrors
+        with connect() as workers, workers.one_voice(), workers.use_context(args.context, type_config=args.type_config):
+            return args.function(args, workers)
+    except (
+        ValueError,
+        OSError,
+        TrainingError,
+        ContextError,
+        DistributedError,
+    ) as error:  # DataError and ArchiveError are ValueErrors
         print(f"dates.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
