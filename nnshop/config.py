@@ -11,7 +11,7 @@ from .kernels import why_not_compiled
 
 def config() -> dict[str, str]:
     """Returns what is in use, by name; see `show_config`."""
-    found = {name: _version(name) for name in ("nnshop", "nnabla", "nnabla-ext-cuda120", "numpy", "numba")}
+    found = {name: _version(name) for name in ("nnshop", "nnabla", "nnabla-ext-cuda120", "numpy", "numba", "mpi4py")}
     found["python"] = platform.python_version()
     found["context"] = ", ".join(nn.get_current_context().backend)
     reason = why_not_compiled()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import nnshop
+from nnshop.seq2seq import EncoderDecoder
 from nnshop.training import LossScale, TrainingError
 
 
@@ -129,3 +130,26 @@ def test_a_scale_goes_on_from_its_numbers() -> None:
 def test_wrong_numbers(arguments: dict) -> None:
     with pytest.raises(ValueError, match="LossScale needs 0 < least <= value <= 32768"):
         LossScale(**arguments)
+
+
+def test_an_encoder_decoder_trains_in_half_as_in_float() -> None:
+    curves = []
+    for kind in ("float", "half"):
+        nn.clear_parameters()
+        nn.seed(1)
+        with nnshop.use_context("cpu", type_config=kind):
+            curves.append(learn_to_copy(LossScale.for_context()))
+            assert all(v.data.dtype == np.float32 for v in nn.get_parameters().values())
+    np.testing.assert_allclose(*curves, rtol=0.02)
+    assert curves[1][-1] < 0.8 * curves[1][0]
+
+
+def learn_to_copy(scale: LossScale) -> list[float]:
+    network = EncoderDecoder(6, 6, start=0, end=1, encoder=nnshop.LSTMCell(8), decoder=nnshop.LSTMCell(8), attention="general")
+    ids = nn.Variable.from_numpy_array(np.random.RandomState(0).randint(2, 6, (4, 3)))
+    loss, solver = network.loss(ids, ids, [3, 2, 3, 1], [3, 2, 3, 1]), S.Adam(0.02)
+    solver.set_parameters(nn.get_parameters())
+    losses = []
+    while len(losses) < 25:
+        losses += [float(loss.d)] if step(loss, solver, scale) else []
+    return losses
