@@ -10,6 +10,7 @@ import ctypes
 import importlib
 import importlib.util
 import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import ModuleType, TracebackType
 
@@ -102,13 +103,41 @@ def use_context(context: str = "auto", device_id: int | str = "0", type_config: 
         <cpu:float> ['cpu:float']
     """
     device = _check_arguments(context, device_id, type_config)
-    absence = "" if context == "cpu" else _absence()
+    absence = "" if context == "cpu" else why_not_cuda()
     if absence:
         _check_cpu_will_do(context, type_config, absence)
     if context == "cpu" or absence:
         return ContextInUse("cpu", nnabla_ext.cpu.context(type_config=type_config), absence)
     name = "cudnn" if context == "auto" else context
     return ContextInUse(name, _cuda_context(name, device, type_config))
+
+
+def on_host(context: nn.Context) -> bool:
+    """Whether what a context computes lies in the memory that NumPy reads."""
+    return context.backend[0].startswith("cpu")
+
+
+def in_float32(wanted: bool = True) -> AbstractContextManager:
+    """Makes a block whose functions compute in 32 bits, in a context of 16 too: for ids, counts and sums.
+
+    16 bits hold whole numbers up to 2048 only, and sums up to 65504.
+
+    Args:
+        wanted (bool): Else the block changes nothing.
+
+    Example:
+        >>> from nnshop.context import in_float32, use_context
+        >>> ids = nn.Variable.from_numpy_array(np.array([2049.]))
+        >>> with use_context("cpu", type_config="half"), in_float32():
+        ...     y = ids * 1
+        >>> y.forward(); float(y.d[0])
+        2049.0
+    """
+    current = nn.get_current_context()
+    if not wanted or not current.backend[0].endswith(":half"):
+        return nullcontext()
+    backend = [name.replace(":half", ":float") for name in current.backend]
+    return nn.context_scope(nn.Context(backend, current.array_class, current.device_id))
 
 
 def _check_arguments(context: str, device_id: int | str, type_config: str) -> str:
@@ -141,11 +170,18 @@ def _check_cpu_will_do(context: str, type_config: str, absence: str) -> None:
         )
 
 
-def _absence() -> str:
+def why_not_cuda() -> str:
     """Tells why there is no CUDA here, and what to do; empty where the driver shows a device.
 
-    It asks the driver itself: importing the extension is slow, prints, and succeeds where there is a driver but no device.
+    Raises:
+        ContextError: There is a driver, and it does not work.
+
+    Example:
+        >>> from nnshop.context import why_not_cuda
+        >>> isinstance(why_not_cuda(), str)
+        True
     """
+    # Asks the driver itself: importing the extension is slow, prints, and succeeds where there is a driver but no device.
     if importlib.util.find_spec("nnabla_ext.cudnn") is None:
         return "NNabla's CUDA extension is not installed: `pip install 'nnshop[cuda120]'`"
     try:

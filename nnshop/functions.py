@@ -9,6 +9,7 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
+from .context import in_float32
 from .kernels import why_not_compiled
 from .portable import is_portable
 
@@ -50,7 +51,10 @@ def reshape(x: nn.Variable, shape: Sequence[int]) -> nn.Variable:
     There NNabla frees the buffer of a Variable that Python no longer holds; `F.reshape` in place, its default, would go on
     sharing that buffer, and the gradients of what uses it would be wrong.
     """
-    return F.reshape(x, shape, inplace=not nn.get_auto_forward())
+    if not nn.get_auto_forward():
+        return F.reshape(x, shape, inplace=True)
+    with in_float32():  # a copy must be exact
+        return F.reshape(x, shape, inplace=False)
 
 
 def unstack(x: nn.Variable, axis: int = 0) -> list[nn.Variable]:
@@ -65,12 +69,14 @@ def unstack(x: nn.Variable, axis: int = 0) -> list[nn.Variable]:
     axis %= x.ndim
     if x.shape[axis] == 1:
         return [reshape(x, x.shape[:axis] + x.shape[axis + 1 :])]
-    return list(F.split(x, axis=axis))
+    with in_float32(x.ndim < 3):  # one number for each step and row may be an id
+        return list(F.split(x, axis=axis))
 
 
 def swap_time(x: nn.Variable) -> nn.Variable:
     """Turns `(B, T, ...)` into `(T, B, ...)`, and back."""
-    return F.transpose(x, (1, 0, *range(2, x.ndim)))
+    with in_float32(x.ndim < 3):  # one number for each step and row may be an id
+        return F.transpose(x, (1, 0, *range(2, x.ndim)))
 
 
 def functions_of(outputs: Iterable[nn.Variable]) -> list[Any]:
@@ -110,7 +116,8 @@ def shift(x: nn.Variable, first: nn.Variable | None = None) -> nn.Variable:
             f"shift needs `first` of shape {(x.shape[0], *x.shape[2:])}, one step of x {x.shape}; got {first.shape}."
         )
     first = reshape(first, (x.shape[0], 1, *x.shape[2:]))
-    return first if x.shape[1] == 1 else F.concatenate(first, x[:, :-1], axis=1)
+    with in_float32(x.ndim < 3):  # one number for each step and row may be an id
+        return first if x.shape[1] == 1 else F.concatenate(first, x[:, :-1], axis=1)
 
 
 def where(condition: nn.Variable, yes: nn.Variable, no: nn.Variable) -> nn.Variable:
@@ -122,7 +129,8 @@ def where(condition: nn.Variable, yes: nn.Variable, no: nn.Variable) -> nn.Varia
     choice is arithmetic there: NNabla's C runtime has neither Where nor a comparison, but broadcasts axes of size 1.
     """
     if not is_portable():
-        return F.where(condition, yes, no)
+        with in_float32(yes.ndim == condition.ndim):  # one number for each condition may be an id
+            return F.where(condition, yes, no)
     sign = F.sign(condition, alpha=0)  # alpha is the sign of 0
     chosen = reshape(sign * sign, (*condition.shape, *[1] * (yes.ndim - condition.ndim)))
     return chosen * yes + (1 - chosen) * no
@@ -172,8 +180,9 @@ def length_mask(lengths: nn.Variable | np.ndarray | Sequence[int], max_length: i
         lengths = nn.Variable.from_numpy_array(numbers)
     if lengths.ndim != 1:
         raise ValueError(f"lengths must have the shape (B,); got {lengths.shape}.")
-    steps = reshape(F.arange(0, max_length), (1, max_length))
-    return F.less(steps, reshape(lengths, (-1, 1)))
+    with in_float32():
+        steps = reshape(F.arange(0, max_length), (1, max_length))
+        return F.less(steps, reshape(lengths, (-1, 1)))
 
 
 # So many multiplications in one product pay for the time that a function in Python takes: at (32, 128, 512) both take as long.
@@ -243,12 +252,13 @@ def sequence_loss(
     if weights is not None:
         # What padding holds must not matter: NNabla reads beyond the logits where an id is too large, and a NaN among the
         # logits would come back in the gradient.
-        targets = F.where(weights, targets, F.constant(0, steps))
+        targets = where(weights, targets, F.constant(0, steps))
         logits = F.where(weights, logits, F.constant(0, logits.shape))
     losses = reshape(F.softmax_cross_entropy(logits, reshape(targets, (*steps, 1)), axis=2), steps)
     if label_smoothing:
-        spread = -F.mean(F.log_softmax(logits, axis=2), axis=2)
-        losses = (1 - label_smoothing) * losses + label_smoothing * spread * F.greater_equal_scalar(targets, 0)
+        with in_float32():
+            spread = -F.mean(F.log_softmax(logits, axis=2), axis=2)
+            losses = (1 - label_smoothing) * losses + label_smoothing * spread * F.greater_equal_scalar(targets, 0)
     return _reduce(losses, weights, reduction)
 
 
@@ -275,12 +285,18 @@ def _check_loss(
 def _without_ignored(targets: nn.Variable, weights: nn.Variable | None, ignore_index: int | None) -> nn.Variable | None:
     if ignore_index is None:
         return weights
-    counts = F.not_equal_scalar(targets, ignore_index)
-    return counts if weights is None else weights * counts
+    with in_float32():
+        counts = F.not_equal_scalar(targets, ignore_index)
+        return counts if weights is None else weights * counts
 
 
 def _reduce(losses: nn.Variable, weights: nn.Variable | None, reduction: str) -> nn.Variable:
     """Sums up losses, or their weighted mean; where a weight is 0, the loss may be anything."""
+    with in_float32():
+        return _reduced(losses, weights, reduction)
+
+
+def _reduced(losses: nn.Variable, weights: nn.Variable | None, reduction: str) -> nn.Variable:
     if weights is not None:
         losses = F.where(weights, losses * weights, F.constant(0, losses.shape))
     if reduction == "none":
@@ -351,10 +367,11 @@ def linear_cross_entropy(
     targets = reshape(targets, steps)
     weights = _without_ignored(targets, weights, ignore_index)
     if weights is not None:
-        h, targets = without_padding(weights, h), F.where(weights, targets, F.constant(0, steps))
+        h, targets = without_padding(weights, h), where(weights, targets, F.constant(0, steps))
     losses = _linear_losses(h, weight, bias, targets, transpose)
     if label_smoothing:
-        losses = losses + label_smoothing * _above_the_mean(h, weight, bias, targets, transpose)
+        with in_float32():
+            losses = losses + label_smoothing * _above_the_mean(h, weight, bias, targets, transpose)
     return _reduce(losses, weights, reduction)
 
 

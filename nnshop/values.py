@@ -21,7 +21,7 @@ def forget(variables: Iterable[nn.Variable]) -> None:
     """Marks values as not yet computed."""
     for v in variables:
         if not _is_given(v):
-            v.d = np.nan
+            v.data.fill(np.nan)
 
 
 def _is_given(v: nn.Variable) -> bool:
@@ -31,17 +31,29 @@ def _is_given(v: nn.Variable) -> bool:
     return any(v.parent.inplace_data(i) and _is_given(given) for i, given in enumerate(v.parent.inputs))
 
 
-def computed(variables: Iterable[nn.Variable], who: str, way_out: str) -> list[np.ndarray]:
-    """Copies the values; `who` begins the message, and `way_out` ends it.
+def is_computed(v: nn.Variable) -> bool:
+    """Whether a value is another than the mark; one number of it tells, unless that is NaN."""
+    if v.size and not np.isnan(v.data.view((v.size,)).narrow(0, 0, 1).get_data("r")[0]):
+        return True  # from a device, no more than that was copied
+    return not np.isnan(v.data.get_data("r")).all()
+
+
+def check_computed(variables: Iterable[nn.Variable], who: str, way_out: str) -> None:
+    """Checks that values have been computed since `expect` or `forget`; `who` begins the message, and `way_out` ends it.
 
     Raises:
-        ValueError: Some have not been computed since `expect` or `forget`.
+        ValueError: Some have not.
     """
-    values = [np.array(v.d) for v in variables]
-    missing = [value.shape for value in values if np.isnan(value).all()]
+    missing = [v.shape for v in variables if not is_computed(v)]
     if missing:
         raise ValueError(
             f"{who}: values of shapes {missing} have not been computed (or are NaN). Where the loss does not depend on them, "
             f"forward them with it: {way_out}."
         )
-    return values
+
+
+def copy(sources: Iterable[nn.Variable], targets: Iterable[nn.Variable]) -> None:
+    """Copies values from Variables to others, which may be the same in another order; on a device they stay there."""
+    copies = [nn.NdArray(v.shape).copy_from(v.data, use_current_context=False) for v in sources]
+    for target, value in zip(targets, copies):
+        target.data.copy_from(value, use_current_context=False)

@@ -17,10 +17,10 @@ def test_what_is_not_computed_is_named() -> None:
     values.expect([y, z])
     y.forward()
     with pytest.raises(ValueError, match=r"who: values of shapes \[\(2, 3\)\] have not been computed.*forward them"):
-        values.computed([y, z], "who", "forward them")
+        values.check_computed([y, z], "who", "forward them")
     nn.forward_all([y, z])
-    first, _ = values.computed([y, z], "who", "forward them")
-    np.testing.assert_array_equal(first, np.full((2, 3), 2))
+    values.check_computed([y, z], "who", "forward them")
+    np.testing.assert_array_equal(y.d, np.full((2, 3), 2))
 
 
 def test_what_has_a_value_keeps_it() -> None:
@@ -31,4 +31,20 @@ def test_what_has_a_value_keeps_it() -> None:
     values.expect(views)
     for v in (x, computed):
         assert np.isfinite(v.d).all()
-    assert values.computed([x, computed], "", "")[1].tolist() == [[2] * 3] * 2
+    values.check_computed([x, computed], "", "")
+    assert computed.d.tolist() == [[2] * 3] * 2
+
+
+@pytest.mark.parametrize(("numbers", "computed"), [([1, np.nan], True), ([np.nan, 1], True), ([np.nan, np.nan], False)])
+def test_a_value_of_which_some_are_nan_is_computed(numbers: list, computed: bool) -> None:
+    assert values.is_computed(constant(numbers)) is computed
+
+
+def test_values_change_places() -> None:
+    """All are read before the first is written; each keeps an array of its own."""
+    x, y = constant([1, 2]), constant([3, 4])
+    values.copy([y, x], [x, y])
+    assert (x.d.tolist(), y.d.tolist()) == ([3, 4], [1, 2])
+    values.copy([y], [x])
+    y.d = 0
+    assert x.d.tolist() == [1, 2]

@@ -10,6 +10,7 @@ import nnabla.functions as F
 import numpy as np
 
 from ..combinators import Readout
+from ..context import in_float32
 from ..core import AbstractCell, StateSpec, Tree
 from ..execution.running import check_cell
 from ..functions import reshape, stop_gradient
@@ -26,7 +27,10 @@ class Choice:
     temperature: float = 1.0
 
     def __call__(self, y: Tree) -> nn.Variable:
-        logits = y[0] if isinstance(y, tuple) else y
+        with in_float32():  # ids
+            return self._chosen(y[0] if isinstance(y, tuple) else y)
+
+    def _chosen(self, logits: nn.Variable) -> nn.Variable:
         batch, classes = logits.shape
         if self.choose == "greedy":
             return stop_gradient(F.max(logits, axis=1, only_index=True))

@@ -10,13 +10,14 @@ import nnabla.functions as F
 import numpy as np
 from nnabla.function import PythonFunction
 
+from ..context import in_float32
 from ..core import AbstractCell, Tree, check_state, is_whole, tree_leaves, tree_map
 from ..execution import run
 from ..execution.running import check_cell
 from ..execution.step_graph import NotRepeatable, StepGraph
 from ..execution.tracing import noting_python_functions, trace
 from ..functions import functions_of, reshape
-from ..kernels import why_not_compiled
+from ..kernels import why_not_arrays, why_not_compiled
 from ..kernels.array_function import array_of
 from ..parameters import no_new_parameters
 
@@ -99,6 +100,7 @@ class Step:
         self._said, self._after = graph.outputs[:said], graph.outputs[said:]
         with nn.auto_forward(False):
             self._sink = F.sink(*graph.outputs)
+        self._states = (_Gathered if self._before and why_not_arrays() else _Taken)(self._before, self._after)
         self._fresh = True
         self.classes: int = self._said[0].shape[1]
         self.positions: int | None = self._said[1].shape[1] if said == 2 else None
@@ -177,8 +179,7 @@ class Step:
         _compute([*self.closures, *given])
         for leaf, closure in zip(self._leaves, self.closures):
             leaf.data = closure.data
-        for leaf, v in zip(self._before, given):
-            leaf.data.cast(np.float32)[...] = np.repeat(array_of(v), width, axis=0)
+        self._states.begin(given, width)
         for function in self._packed:
             function.forget()
         self._fresh = True
@@ -194,8 +195,7 @@ class Step:
             Logits `(B, V)`, and alignments `(B, S)` or None; both are overwritten by the next step.
         """
         if not self._fresh:
-            for leaf, after in zip(self._before, self._after):
-                _move(array_of(after), leaf.data.cast(np.float32), rows)
+            self._states.go_on(rows)
         self._fresh = False
         self._ids.data.cast(np.int32)[...] = ids
         self._sink.forward()
@@ -203,11 +203,50 @@ class Step:
         return logits, alignments[0] if alignments else None
 
 
-def _move(source: np.ndarray, target: np.ndarray, rows: np.ndarray | None) -> None:
-    if rows is None:
-        target[...] = source
-    else:
-        np.take(source, rows, axis=0, out=target, mode="clip")  # which needs no copy in between, as "raise" does
+class _Taken:
+    """Brings states to where a step begins from: the given ones, then those of the last step, by rows; in NumPy."""
+
+    def __init__(self, before: list[nn.Variable], after: list[nn.Variable]) -> None:
+        self._before, self._after = before, after
+
+    def begin(self, given: list[nn.Variable], width: int) -> None:
+        for leaf, v in zip(self._before, given):
+            leaf.data.cast(np.float32)[...] = np.repeat(array_of(v), width, axis=0)
+
+    def go_on(self, rows: np.ndarray | None) -> None:
+        for leaf, after in zip(self._before, self._after):
+            source, target = array_of(after), leaf.data.cast(np.float32)
+            if rows is None:
+                target[...] = source
+            else:
+                np.take(source, rows, axis=0, out=target, mode="clip")  # which needs no copy in between, as "raise" does
+
+
+class _Gathered:
+    """The same by functions of NNabla: on a device the states stay there."""
+
+    def __init__(self, before: list[nn.Variable], after: list[nn.Variable]) -> None:
+        self._before, self._after = before, after
+        self._each, self._rows = np.arange(before[0].shape[0]), nn.Variable(before[0].shape[:1])
+        self._sources = [nn.Variable(leaf.shape) for leaf in before]
+        with nn.auto_forward(False), in_float32():  # a state may be ids
+            self._taken = [F.gather(v, self._rows, axis=0) for v in self._sources]
+
+    def begin(self, given: list[nn.Variable], width: int) -> None:
+        rows = nn.Variable.from_numpy_array(self._each // width)
+        with nn.auto_forward(False), in_float32():
+            repeated = [F.gather(v.get_unlinked_variable(need_grad=False), rows, axis=0) for v in given]
+        nn.forward_all(repeated)
+        for leaf, v in zip(self._before, repeated):
+            leaf.data = v.data
+
+    def go_on(self, rows: np.ndarray | None) -> None:
+        self._rows.data.cast(np.int32)[...] = self._each if rows is None else rows
+        for source, after in zip(self._sources, self._after):
+            source.data = after.data
+        nn.forward_all(self._taken)
+        for leaf, v in zip(self._before, self._taken):
+            leaf.data = v.data
 
 
 def _compute(variables: Iterable[nn.Variable]) -> None:

@@ -9,6 +9,7 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
+from ..kernels import why_not_arrays
 from ..kernels.array_function import ArrayFunction
 
 
@@ -69,14 +70,12 @@ class Draw(Drawing):
         output.copy_from(self.drawn, use_current_context=False)
 
 
-class DrawMask(Draw):
-    """Dropout's mask, 0 or a scale, kept as one bit for each number."""
+class DrawBits(Draw):
+    """A mask, 0 or a scale, kept in NumPy as one bit for each number."""
 
-    def __init__(self, shape: tuple[int, ...], p: float, seed: int) -> None:
-        ones = nn.Variable(shape)
-        ones.data.fill(1)
-        super().__init__(F.dropout(ones, p, seed), seeded=seed != -1)
-        self.scale = np.float32(1 / (1 - p))
+    def __init__(self, source: nn.Variable, seeded: bool, scale: float) -> None:
+        super().__init__(source, seeded=seeded)
+        self.scale = np.float32(scale)
 
     def _draw(self) -> np.ndarray:
         return np.packbits(super()._draw().data != 0)
@@ -84,6 +83,14 @@ class DrawMask(Draw):
     def _give(self, output: nn.NdArray) -> None:
         bits = np.unpackbits(self.drawn, count=output.size).reshape(output.shape)
         np.multiply(bits, self.scale, out=output.cast(np.float32))
+
+
+def _draw_mask(shape: tuple[int, ...], p: float, seed: int) -> Draw:
+    """Dropout's mask; on a device it stays there as it is."""
+    ones = nn.Variable(shape)
+    ones.data.fill(1)
+    source, seeded = F.dropout(ones, p, seed), seed != -1
+    return Draw(source, seeded=seeded) if why_not_arrays() else DrawBits(source, seeded, 1 / (1 - p))
 
 
 def is_random(function: Any) -> bool:
@@ -110,7 +117,7 @@ def draw(function: Any, inputs: Sequence[nn.Variable]) -> tuple[nn.Variable, Dra
     """
     kind, arguments = function.info.type_name, function.info.args
     if kind == "Dropout":
-        mask = DrawMask(inputs[0].shape, arguments["p"], arguments["seed"])
+        mask = _draw_mask(inputs[0].shape, arguments["p"], arguments["seed"])
         return inputs[0] * _drawn(mask), mask
     if kind == "RandomChoice":
         return _draw_choice(*inputs, **arguments)

@@ -92,6 +92,7 @@ def _cudnn(
         bias = reshape(joined, (1, 1, *(() if kind.startswith("rnn") else (joined.shape[0] // units,)), units))
     x = swap_time(x)
     x = F.flip(x, axes=[0]) if reverse else x
+    # Never the leaves themselves: cuDNN's form in NNabla adds to the gradient of c as if it had the size of the weights.
     starts = [reshape(state, (1, 1, *state.shape)) for state in states]
     if kind == "lstm":
         y, *after = F.lstm(x, *starts, weight, None, bias)

@@ -136,7 +136,7 @@ class Loop(Drawing):
             for port, sequence in zip(self.y, ys):
                 port.write(sequence, t)
             self._advance()
-            if self.running is not None and not self.running.d.any():
+            if self.running is not None and not self.running.data.get_data("r").any():
                 self._leave_early(n + 1, ys)
                 break
         for port, output in zip(self.states, outputs[len(self.y) :]):
@@ -152,7 +152,7 @@ class Loop(Drawing):
     def _take(self, inputs: Sequence[nn.Variable]) -> None:
         """Uses sequences and closures where they are."""
         xs, _, closures = self._parts(inputs)
-        self.xs = [given.data for given in xs]
+        self.xs = [port.mover.local(given.data) for port, given in zip(self.x, xs)]
         for leaf, given in zip(self.closures, closures):
             leaf.data = given.data
 
@@ -197,7 +197,7 @@ class Loop(Drawing):
         for drawing in self.graph.drawing:
             drawing.replaying = True
         self._start_gradients(inputs, propagate_down)
-        dys = [output.grad for output in outputs[: len(self.y)]]
+        dys = [port.mover.local(output.grad) for port, output in zip(self.y, outputs)]
         for port, output in zip(self.states, outputs[len(self.y) :]):
             port.mover.copy(output.grad, port.variable.grad)
         for start in reversed(range(0, self.done, self.every)):

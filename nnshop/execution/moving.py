@@ -6,6 +6,8 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
+from ..context import in_float32, on_host
+
 
 class Mover:
     """Copies and adds arrays of one shape.
@@ -20,8 +22,9 @@ class Mover:
     def __init__(self, shape: tuple[int, ...]) -> None:
         self.shape = shape
         self._source, self._target, self._nothing = nn.Variable(shape), nn.Variable(shape), nn.NdArray(shape)
-        self._copy = F.mul_scalar(self._source, 1.0).parent  # unlike F.identity it converts to the target's type
-        self._add = F.add2(self._target, self._source, inplace=True).parent
+        with in_float32(len(shape) < 2):  # one number for each row may be an id
+            self._copy = F.mul_scalar(self._source, 1.0).parent  # unlike F.identity it converts to the target's type
+            self._add = F.add2(self._target, self._source, inplace=True).parent
 
     def copy(self, source: nn.NdArray, target: nn.NdArray) -> None:
         self._source.data, self._target.data = source, target
@@ -37,6 +40,12 @@ class Mover:
         """One step of an array `(T, ...)`, in the same memory."""
         return sequence.narrow(0, t, 1).view(self.shape)
 
+    def local(self, array: nn.NdArray) -> nn.NdArray:
+        """The array, brought to where functions compute: else each step would be copied from the host by itself."""
+        if not on_host(self._copy.context):
+            array.cast(_type_of(array), self._copy.context)
+        return array
+
     def writable(self, array: nn.NdArray) -> nn.NdArray:
         """The array, made ready for its steps to be written to: with memory of the type that functions write here."""
         context = self._copy.context
@@ -46,3 +55,10 @@ class Mover:
     def store(self, length: int) -> nn.NdArray:
         """A new array of this many steps."""
         return self.writable(nn.NdArray((length, *self.shape)))
+
+
+def _type_of(array: nn.NdArray) -> np.dtype:
+    try:
+        return array.dtype
+    except RuntimeError:  # it is to be filled when it is read
+        return np.dtype(np.float32)

@@ -10,9 +10,10 @@ import nnabla.functions as F
 
 from ..core import AbstractCell, Tree, batch_size_of, check_state, shapes, tree_leaves, tree_map
 from ..functions import length_mask, swap_time, where, without_padding
-from ..kernels import why_not_arrays, why_not_compiled
+from ..kernels import why_not_arrays
 from ..kernels.hold import Hold
 from ..parameters import clean_after_error
+from .fused import why_not_fused
 from .ways import WAYS, check_checkpoints, check_variables, check_way, iterate, sequence_length
 
 
@@ -102,7 +103,10 @@ def over(
         if made is not None:
             return made
     if way == "fused":
-        reason = why_not_compiled() or "LSTMCell, GRUCell and SimpleRNNCell have one, with their own activations and no extras"
+        reason = (
+            why_not_fused("lstm", mask)
+            or "LSTMCell, GRUCell and SimpleRNNCell have one, with their own activations and no extras"
+        )
         raise ValueError(f"{cell} has no fused form here: {reason}. Use way='auto'.")
     return _step_by_step(cell, xs, state, mask, length=length, reverse=reverse, way=way)
 

@@ -7,6 +7,7 @@ from typing import Callable
 import nnabla as nn
 import nnabla.functions as F
 
+from ..context import in_float32
 from ..core import Tree, shapes, tree_map
 from ..functions import unstack
 
@@ -23,12 +24,17 @@ def iterate(
         ys.append(y)
         if shapes(y) != shapes(ys[0]):
             raise ValueError(f"a step must return an output of the same shapes each time; {shapes(ys[0])}, then {shapes(y)}.")
-        if running is not None and nn.get_auto_forward() and not running(state).d.any():
+        if running is not None and nn.get_auto_forward() and not running(state).data.get_data("r").any():
             ys += [y] * (length - len(ys))
             break
     if reverse:
         ys.reverse()
-    return tree_map(lambda *steps: F.stack(*steps, axis=0), *ys), state
+    return tree_map(_stack, *ys), state
+
+
+def _stack(*steps: nn.Variable) -> nn.Variable:
+    with in_float32(steps[0].ndim < 2):  # one number for each row may be an id
+        return F.stack(*steps, axis=0)
 
 
 def check_state_kept(before: Tree, after: Tree) -> None:

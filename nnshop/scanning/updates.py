@@ -47,5 +47,5 @@ class Updates(Mapping):
             ValueError: A value has not been computed.
         """
         way_out = "nn.forward_all([loss, *updates.values()])"
-        for v, value in zip(self._last, values.computed(self._last.values(), "Updates.apply", way_out)):
-            v.d = value
+        values.check_computed(self._last.values(), "Updates.apply", way_out)
+        values.copy(self._last.values(), self._last)

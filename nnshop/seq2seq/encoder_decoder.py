@@ -18,6 +18,7 @@ from .. import decoding
 from ..archive import damage_named, read_archive, write_archive
 from ..attention import attend
 from ..combinators import Wrapper, lift, stack, teacher_forced
+from ..context import in_float32
 from ..core import AbstractCell, StateSpec, Tree, tree_leaves, tree_like, tree_map
 from ..decoding import Decoded, decode
 from ..execution import run
@@ -151,7 +152,8 @@ class EncoderDecoder:
             ValueError: Shapes that do not fit, lengths out of range, or settings that do not.
         """
         check_batch(source, target, source_lengths, target_lengths)
-        fed, wanted, counts = self._targets(target, target_lengths)
+        with in_float32():  # ids
+            fed, wanted, counts = self._targets(target, target_lengths)
         options: dict[str, Any] = {"weights": counts, "label_smoothing": label_smoothing, "reduction": reduction}
         with nn.parameter_scope(self.name):
             memory, start = self._encode(source, source_lengths, training)
@@ -189,7 +191,8 @@ class EncoderDecoder:
     def _encode(self, source: nn.Variable, lengths: Any, training: bool) -> tuple[nn.Variable, Tree]:
         """What the encoder says of each step `(B, S, M)`, and the state that the decoder starts from, if any."""
         if lengths is not None:
-            source = F.where(length_mask(lengths, source.shape[1]), source, F.constant(0, source.shape))
+            with in_float32():  # ids
+                source = F.where(length_mask(lengths, source.shape[1]), source, F.constant(0, source.shape))
         drop = self._drop(training)
         x, _ = run(stack(self._embedding("source"), *drop), source)
         states: list[nn.Variable] = []

@@ -62,14 +62,13 @@ class CarriedState:
             )
         way_out = "nn.forward_all([loss, *nnshop.tree_leaves(state.final)])"
         # Copies, never aliases: backward still needs the initial state while the final one is being written.
-        finals = values.computed(tree_leaves(self.final), "CarriedState.carry", way_out)
-        for before, value in zip(tree_leaves(self.initial), finals):
-            before.d = value
+        values.check_computed(tree_leaves(self.final), "CarriedState.carry", way_out)
+        values.copy(tree_leaves(self.final), tree_leaves(self.initial))
 
     @property
     def has_run(self) -> bool:
         """Whether the graph has computed a final state since `follow` or `reset`."""
-        return any(not np.isnan(leaf.d).all() for leaf in tree_leaves(self.final))
+        return any(map(values.is_computed, tree_leaves(self.final)))
 
     def reset(self) -> None:
         """Sets the initial states back to what the cell's initializers give."""

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import nnabla as nn
+import nnabla.functions as F
 import numpy as np
+
+from ..context import in_float32, on_host
 
 
 def clip_grad_by_global_norm(solver: Any, max_norm: float) -> float:
@@ -35,7 +40,21 @@ def clip_grad_by_global_norm(solver: Any, max_norm: float) -> float:
     """
     if not max_norm > 0:
         raise ValueError(f"max_norm must be positive; got {max_norm}.")
-    norm = float(np.sqrt(sum(float(np.vdot(p.g, p.g)) for p in solver.get_parameters().values())))
+    gradients = [p.grad for p in solver.get_parameters().values()]
+    sum_of_squares = _sum_of_squares if on_host(nn.get_current_context()) else _sum_of_squares_on_device
+    norm = float(np.sqrt(sum_of_squares(gradients)))
     if np.isfinite(norm) and norm > max_norm:
         solver.scale_grad(max_norm / norm)
     return norm
+
+
+def _sum_of_squares(arrays: Sequence[nn.NdArray]) -> float:
+    views = (array.get_data("r", np.float32) for array in arrays)
+    return sum(float(np.vdot(a, a)) for a in views)
+
+
+def _sum_of_squares_on_device(arrays: Sequence[nn.NdArray]) -> float:
+    """The same, of which one number is copied from the device."""
+    with in_float32():
+        sums = [F.sum(F.pow_scalar(array, 2)) for array in arrays]
+        return float(F.add_n(*sums).data) if sums else 0.0
