@@ -91,7 +91,7 @@ def work(preset: str) -> dict:
     import nnabla as nn
 
     from nnshop.data import EOS, UNKNOWN, Corpus, Vocabulary
-    from nnshop.distributed import buckets, connect
+    from nnshop.distributed import BUCKET, buckets, connect
 
     with connect() as workers:
         settings = example.replace(example.PRESETS[preset], batch_size=STREAMS * workers.size)
@@ -108,13 +108,14 @@ def work(preset: str) -> dict:
             training.train_one_batch()
         workers.barrier()
         parameters = [v for _, v in sorted(training.solver.get_parameters().items())]
+        groups = list(buckets(parameters, BUCKET))
         return {
             "rank": workers.rank,
             "step": (time.perf_counter() - start) / STEPS[preset],
             "averaging": averaging.seconds / STEPS[preset],
-            "local": local_seconds(training.solver, list(buckets(parameters))),
+            "local": local_seconds(training.solver, groups),
             "numbers": sum(v.size for v in parameters),
-            "messages": len(list(buckets(parameters))),
+            "messages": len(groups),
             "words": STREAMS * settings.num_steps,
             "nnabla": nn.__version__,
         }

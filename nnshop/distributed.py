@@ -185,7 +185,7 @@ class MPIWorkers(Workers):
             self._check_alike(solver)
             self._add_up = self._way_to_add_up()
         solver.scale_grad(weight / total)
-        for bucket in buckets(parameters):
+        for bucket in buckets(parameters, BUCKET):
             self._add_up(bucket)
 
     def _check_alike(self, solver: Any) -> None:
@@ -197,10 +197,9 @@ class MPIWorkers(Workers):
                 raise DistributedError(f"processes hold other parameters: rank {rank} and rank 0 differ in {differ}.")
 
     def _way_to_add_up(self) -> Callable[[list[nn.Variable]], None]:
-        where = nn.get_current_context()
-        if where.backend[0].startswith("cpu"):
+        if context.on_host(nn.get_current_context()):
             return self._add_up_on_host
-        return _NCCL(where)
+        return _NCCL()
 
     def _add_up_on_host(self, bucket: list[nn.Variable]) -> None:
         if len(bucket) == 1:
@@ -252,11 +251,12 @@ class MPIWorkers(Workers):
 class _NCCL:
     """NNabla's own way to add up gradients on GPUs, which needs its MPI to be the one of mpi4py."""
 
-    def __init__(self, where: nn.Context) -> None:
+    def __init__(self) -> None:
         import nnabla.communicators as C
 
         os.environ.setdefault("MPI_SO", _loaded_mpi())  # which library NNabla opens
-        self._communicator = C.MultiProcessDataParallelCommunicator(where)
+        with context.in_float32():
+            self._communicator = C.MultiProcessDataParallelCommunicator(nn.get_current_context())
         self._communicator.init()
 
     def __call__(self, bucket: list[nn.Variable]) -> None:
@@ -269,7 +269,7 @@ def _loaded_mpi() -> str:
         return next(line.split()[-1] for line in maps if "/libmpi" in line)
 
 
-def buckets(parameters: Sequence[nn.Variable], limit: int = BUCKET) -> Iterator[list[nn.Variable]]:
+def buckets(parameters: Sequence[nn.Variable], limit: int) -> Iterator[list[nn.Variable]]:
     """Groups parameters, in order, so that a group has at most `limit` numbers; a larger one is alone."""
     group: list[nn.Variable] = []
     for v in parameters:

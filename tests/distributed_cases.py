@@ -21,7 +21,7 @@ from example_loader import load_example
 
 import nnshop
 from nnshop.data import EOS, UNKNOWN, Corpus, Vocabulary, pad
-from nnshop.distributed import DistributedError, Workers, connect
+from nnshop.distributed import DistributedError, Workers, _loaded_mpi, connect
 from nnshop.seq2seq import EncoderDecoder
 from nnshop.training import clip_grad_by_global_norm
 
@@ -103,6 +103,7 @@ def talk(workers: Workers, folder: Path) -> list[float]:
     with workers.one_voice():
         print("heard once")
     assert workers.local_rank == workers.rank  # one machine
+    assert workers.size == 1 or Path(_loaded_mpi()).exists()
     try:
         workers.share(workers.size - 1)
     except DistributedError as error:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import distributed_cases
@@ -17,8 +18,9 @@ import numpy as np
 import pytest
 from example_loader import EXAMPLES
 
+from nnshop import distributed
 from nnshop.context import use_context
-from nnshop.distributed import DistributedError, Workers, buckets, connect
+from nnshop.distributed import DistributedError, MPIWorkers, Workers, buckets, connect
 from nnshop.training import load_checkpoint
 
 CASES = Path(distributed_cases.__file__)
@@ -241,6 +243,57 @@ def test_a_device_for_each_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     second.use_context("cudnn", device_id="5")
     second.use_context("cpu")
     assert asked == [("cudnn", 1, "half"), ("cudnn", "5", "float"), ("cpu", 0, "float")]
+
+
+class StandIn:
+    """In place of NNabla's communicator, which needs GPUs: as if another process had the same gradients."""
+
+    def __init__(self, where: nn.Context) -> None:
+        self.backend, self.calls = where.backend, []
+
+    def init(self) -> None:
+        self.calls.append("init")
+
+    def all_reduce(self, arrays: list[nn.NdArray], division: bool, inplace: bool) -> None:
+        assert not division
+        self.calls.append((len(arrays), inplace))
+        for array in arrays:
+            array.data = 2 * array.data
+
+
+class TwoAlike:
+    """In place of mpi4py's communicator."""
+
+    def Allreduce(self, sendbuf: None, values: np.ndarray) -> None:
+        values *= 2
+
+    def allgather(self, value: Any) -> list:
+        return [value, value]
+
+
+@pytest.mark.parametrize(("limit", "calls"), [(1000, [(2, False)]), (20, [(1, True), (1, True)])])
+def test_gradients_on_a_device_go_by_nnabla_s_communicator(
+    monkeypatch: pytest.MonkeyPatch, limit: int, calls: list[tuple]
+) -> None:
+    made: list[StandIn] = []
+    monkeypatch.setattr(
+        "nnabla.communicators.MultiProcessDataParallelCommunicator", lambda *a: made.append(StandIn(*a)) or made[-1]
+    )
+    monkeypatch.setattr(distributed, "_loaded_mpi", lambda: "libmpi.so")
+    monkeypatch.setattr(distributed, "BUCKET", limit)
+    monkeypatch.setenv("MPI_SO", "")
+    workers = object.__new__(MPIWorkers)
+    workers._mpi, workers._world, workers._add_up = SimpleNamespace(IN_PLACE=None), TwoAlike(), None
+    _, solver = distributed_cases.one_layer(workers)  # 24 and 3 numbers
+    before = {name: v.g.copy() for name, v in nn.get_parameters().items()}
+    half_of_a_gpu = nn.Context(["cudnn:half", "cuda:half", "cpu:float"], "CpuCachedArray", "0")  # NNabla computes it here
+    with nn.context_scope(half_of_a_gpu):
+        workers.average_gradients(solver, weight=7)
+    (communicator,) = made
+    assert communicator.backend == ["cudnn:float", "cuda:float", "cpu:float"]
+    assert communicator.calls == ["init", *calls]
+    for name, v in nn.get_parameters().items():
+        np.testing.assert_allclose(v.g, before[name], rtol=1e-6)  # the mean of two alike
 
 
 def test_a_worker_computes_on_the_cpu() -> None:

@@ -340,3 +340,17 @@ def test_floats_inside_of_halves() -> None:
             with in_float32():
                 assert nn.get_current_context() is inside
         assert backend() == device.backend
+
+
+@pytest.mark.parametrize("each_sample", [False, True])
+def test_a_scan_counts_beyond_what_16_bits_hold(each_sample: bool) -> None:
+    length, end = 2110, 2101
+    stops = np.zeros((length, 2) if each_sample else length)
+    stops[end - 1] = 1
+    xs = nn.Variable.from_numpy_array(stops)
+    with use_context("cpu", type_config="half"):
+        ys, updates = nnshop.scan(lambda stop: ((1 - stop) * 2, nnshop.until(stop)), sequences=xs, way="loop")
+        nn.forward_all([ys, updates.lengths])
+    assert np.unique(updates.lengths.d).tolist() == [end]
+    assert (ys.d[: end - 1] == 2).all()
+    assert (ys.d[end - 1 :] == 0).all()  # the last one that counts, repeated

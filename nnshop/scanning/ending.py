@@ -8,6 +8,7 @@ from typing import Callable, NamedTuple
 import nnabla as nn
 import nnabla.functions as F
 
+from ..context import in_float32
 from ..core import Tree, tree_leaves, tree_map
 from ..functions import reshape, stop_gradient, swap_time, where
 from .step import State
@@ -39,7 +40,9 @@ def ending(step: Callable) -> Callable:
         (outputs, condition), after = step(x, given[1])
         holds = reshape(stop_gradient(F.not_equal_scalar(condition, 0)), before.running.shape)
         after = tree_map(freeze, after, before.state)
-        return outputs, Ending(after, given, before.running * (1 - holds), before.steps + before.running)
+        with in_float32():
+            steps = before.steps + before.running
+        return outputs, Ending(after, given, before.running * (1 - holds), steps)
 
     return wrapped
 
@@ -62,18 +65,19 @@ def _zeros(v: nn.Variable) -> nn.Variable:
 def hold(ys: nn.Variable, steps: nn.Variable, cut_at_end: bool) -> nn.Variable:
     """Repeats the last output that counts, `(T, ...)`, of each sample where there are several numbers of steps."""
     length = int(steps.d.max()) if cut_at_end else ys.shape[0]
-    t = F.arange(0, length)
+    shape = (*steps.shape, length)
+    with in_float32():
+        t, last = F.arange(0, length), reshape(steps - 1, (*steps.shape, 1))
+        t = F.minimum2(F.broadcast(reshape(t, (*[1] * steps.ndim, length)), shape), F.broadcast(last, shape))
     if not steps.ndim:
-        return F.gather(ys, F.minimum2(t, F.broadcast(reshape(steps - 1, (1,)), (length,))), axis=0)
-    shape = (steps.shape[0], length)
-    last = F.broadcast(reshape(steps - 1, (-1, 1)), shape)
-    t = F.minimum2(F.broadcast(reshape(t, (1, length)), shape), last)
+        return F.gather(ys, t, axis=0)
     return swap_time(F.gather(swap_time(ys), t, axis=1, batch_dims=1))
 
 
 def last_steps(n_steps: int, steps: nn.Variable, count: int) -> nn.Variable:
     """1 for the last so many steps before the end, `(T,)` or `(T, B)`; those after it do not matter."""
-    t = reshape(F.arange(0, n_steps), (n_steps, *[1] * steps.ndim))
-    first = reshape(steps - count, (1, *steps.shape))
     shape = (n_steps, *steps.shape)
-    return stop_gradient(F.greater_equal(F.broadcast(t, shape), F.broadcast(first, shape)))
+    with in_float32():
+        t = reshape(F.arange(0, n_steps), (n_steps, *[1] * steps.ndim))
+        first = reshape(steps - count, (1, *steps.shape))
+        return stop_gradient(F.greater_equal(F.broadcast(t, shape), F.broadcast(first, shape)))
