@@ -335,7 +335,9 @@ class Training:
     def _accepts(self, loss: float, norm: float) -> bool:
         """Whether the step may be made: in 16 bits an overflow leaves one out; what else is not finite ends the training."""
         try:
-            return self.scale.accepts(bool(np.isfinite([loss, norm]).all()))
+            if not np.isfinite(loss):  # no overflow of gradients: nothing that comes after it would be good
+                raise TrainingError("it diverges")
+            return self.scale.accepts(bool(np.isfinite(norm)))
         except TrainingError as error:
             raise TrainingError(
                 f"step {self.step + 1}: the loss is {loss}, the gradient's norm {norm}: {error}; {self.kept()}. "
