@@ -1,13 +1,16 @@
 # `make lm` trains a language model on a book, `make test` proves the library. Both set up all that they need, in .venv.
 PYTHON := .venv/bin/python
 
-.PHONY: lm test lint bench clean
+.PHONY: lm test fuzz lint bench clean
 
 lm: .venv/.examples
 	$(PYTHON) examples/language_model.py train --preset demo --resume --output runs/demo
 
 test: .venv/.dev
 	$(PYTHON) -m pytest
+
+fuzz: .venv/.dev
+	$(PYTHON) -m pytest tests/test_fuzz.py --hypothesis-profile=fuzz
 
 lint: .venv/.dev
 	$(PYTHON) -m ruff format --check .

@@ -64,7 +64,9 @@ from nnshop.training import (
     check_matplotlib,
     check_writable,
     clip_grad_by_global_norm,
+    load_parameters,
     plot_curves,
+    save_parameters,
 )
 
 CELLS = {"simple": nnshop.SimpleRNNCell, "gru": nnshop.GRUCell, "lstm": nnshop.LSTMCell}
@@ -363,10 +365,9 @@ class Training:
 
     def save_best(self) -> None:
         try:
-            with atomic_write(self.folder / "best.h5") as path:
-                nn.save_parameters(str(path))
+            save_parameters(self.folder / "best.npz")
         except OSError as error:
-            raise TrainingError(f"{self.folder}: best.h5 could not be saved: {error.strerror}; {self.kept()}.") from error
+            raise TrainingError(f"{self.folder}: best.npz could not be saved: {error.strerror}; {self.kept()}.") from error
 
     def open_monitors(self) -> None:
         """Opens NNabla's monitors, and writes again what a resumed training had written."""
@@ -479,7 +480,7 @@ def load_model(folder: Path) -> tuple[Settings, Vocabulary, str | None]:
         settings = Settings(**saved["settings"])
         vocabulary = Vocabulary(json.loads((folder / "vocabulary.json").read_text()))
         nn.clear_parameters()
-        nn.load_parameters(str(folder / "best.h5"))
+        load_parameters(folder / "best.npz")
         evaluation_model(settings, len(vocabulary), 1, 1)  # raises where a parameter is missing or of another shape
         return settings, vocabulary, saved["data"]
     except (OSError, ValueError, TypeError, KeyError, TrainingError) as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
 import tokenize
 import zipfile
@@ -23,7 +25,8 @@ VERSIONS = {"nnshop": __version__, "nnabla": nn.__version__, "numpy": np.__versi
 # What reading a damaged zip, npy or JSON raises, or a file that is none of them.
 DAMAGE = (
     *(zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, MemoryError),
-    *(RuntimeError, tokenize.TokenError),  # NotImplementedError is a RuntimeError
+    *(RuntimeError, ArithmeticError, AssertionError),  # RecursionError and NotImplementedError are RuntimeErrors
+    *(SyntaxError, tokenize.TokenError),
 )
 
 
@@ -90,7 +93,7 @@ def write_archive(path: str | Path, kind: str, meta: Mapping[str, Any], arrays: 
         meta: JSON data.
         arrays: By name.
     """
-    about = {"format": FORMAT, "kind": kind, "versions": VERSIONS, **meta}
+    about = {"format": FORMAT, "kind": kind, "versions": VERSIONS, **meta, "arrays": list(arrays)}
     # np.savez would pickle objects, and leaves its zip open where the disk is full.
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "w") as file:
         for name, array in {**arrays, "meta": np.array(json.dumps(about))}.items():
@@ -106,16 +109,53 @@ def read_archive(path: str | Path, kind: str) -> tuple[dict[str, Any], dict[str,
     """
     path = Path(path)
     with damage_named(path, kind):
-        # np.load leaves a path open where the file is damaged; the with does not.
-        with open(path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}  # reads every byte: a zip has a checksum for each member
+        arrays = _read_arrays(path)
         meta = json.loads(str(arrays.pop("meta")))
         found = (meta.get("format"), meta.get("kind"))
+        listed = set(meta.get("arrays", arrays))  # a name stands outside of what has a checksum
     if None in found:
         raise ArchiveError(f"{path}: is no {kind} of this nnshop, but of another program, or of an older nnshop.")
     if found != (FORMAT, kind):
         raise ArchiveError(f"{path}: is a {found[1]} of format {found[0]}; a {kind} of format {FORMAT} is wanted.")
+    if listed != set(arrays):
+        wrong = ", ".join(sorted(map(str, listed.symmetric_difference(arrays)))[:5])
+        raise ArchiveError(
+            f"{path}: is not a whole {kind}: of the arrays that it lists these are missing or too many: {wrong}."
+        )
     return meta, arrays
+
+
+def _read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """Reads every byte: a zip has a checksum for each member. `np.load` would take the memory that a file claims to need."""
+    with zipfile.ZipFile(path) as file:
+        members = file.infolist()
+        if len({member.filename for member in members}) != len(members):
+            raise ValueError("two arrays have one name")
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise ValueError("its arrays are compressed")
+        if sum(member.file_size for member in members) > path.stat().st_size:
+            raise ValueError("it claims to hold more than its size")
+        return {member.filename.removesuffix(".npy"): _array(file.read(member)) for member in members}
+
+
+def _array(data: bytes) -> np.ndarray:
+    """The array of an `.npy` file, as `np.savez` writes them; what its header claims must be what there is."""
+    file = io.BytesIO(data)
+    if np.lib.format.read_magic(file) != (1, 0):
+        raise ValueError("an array is of another version")
+    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype.hasobject:
+        raise ValueError("an array holds Python objects")
+    if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
+        raise ValueError(f"an array claims the shape {shape}, and has {len(data) - file.tell()} bytes")
+    return np.ndarray(shape, dtype, data, file.tell(), order="F" if fortran_order else "C").copy()
+
+
+def check_floats(arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises TypeError unless all are of floats that NNabla can compute with, which it does not check."""
+    for name, array in arrays.items():
+        if array.dtype not in (np.float16, np.float32, np.float64):
+            raise TypeError(f"{name} is of {array.dtype}")
 
 
 @contextmanager

@@ -26,7 +26,7 @@ class Vocabulary:
         words: The words by id; `<unk>` and `<eos>` among them.
 
     Raises:
-        DataError: A word stands twice, or `<unk>` or `<eos>` is missing.
+        DataError: A word stands twice or is no text, or `<unk>` or `<eos>` is missing.
 
     Example:
         >>> vocabulary = Vocabulary.build("to be or not to be".split(), size=4)
@@ -36,6 +36,9 @@ class Vocabulary:
 
     def __init__(self, words: Iterable[str]) -> None:
         self.words = tuple(words)
+        strange = [word for word in self.words if not isinstance(word, str)]
+        if strange:
+            raise DataError(f"a vocabulary is of words; got {strange[:5]}.")
         self.ids = {word: i for i, word in enumerate(self.words)}
         if len(self.ids) != len(self.words):
             twice = [word for word, count in Counter(self.words).items() if count > 1]

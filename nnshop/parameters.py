@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import nnabla as nn
+import numpy as np
+from nnabla.initializer import ConstantInitializer
+from nnabla.parameter import get_parameter_or_create
 
 
 @contextmanager
@@ -40,6 +43,28 @@ def all_parameters() -> dict[str, nn.Variable]:
     """Returns all parameters by their full names, whatever scope is open, also those that get no gradient."""
     with nn.parameter_scope("", scope=nn.parameter.root_scope):
         return dict(nn.get_parameters(grad_only=False))
+
+
+def put_parameters(values: Mapping[str, np.ndarray]) -> None:
+    """Gives values to parameters below the open scope, and makes those that are not there.
+
+    Raises:
+        ValueError: One has another shape, or its name is none. Then no value has been changed.
+    """
+    present = nn.get_parameters(grad_only=False)
+    wrong = [
+        f"{name} {v.shape}, not {values[name].shape}"
+        for name, v in present.items()
+        if name in values and v.shape != values[name].shape
+    ]
+    if wrong:
+        raise ValueError(f"there are parameters of other shapes: {'; '.join(wrong[:5])}")
+    made = {name: get_parameter_or_create(name, value.shape, ConstantInitializer(0)) for name, value in values.items()}
+    unnamed = set(values) - set(nn.get_parameters(grad_only=False))
+    if unnamed:
+        raise ValueError(f"{sorted(unnamed)} are no names of parameters")
+    for name, v in made.items():
+        v.d = values[name]
 
 
 @contextmanager

@@ -10,6 +10,16 @@ import nnabla_ext.cpu
 import numpy as np
 import pytest
 
+try:
+    from hypothesis import settings
+except ModuleNotFoundError:  # tests/gpu go without, on a machine that has NNabla and pytest only
+    pass
+else:
+    # Settings that a test leaves open. `--hypothesis-profile=fuzz` is what `make fuzz` chooses: new examples at every run.
+    settings.register_profile("ordinary", derandomize=True)
+    settings.register_profile("fuzz", max_examples=5000, print_blob=True)
+    settings.load_profile("ordinary")
+
 
 @pytest.fixture(autouse=True)
 def _fresh_nnabla() -> Iterator[None]:

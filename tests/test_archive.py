@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -47,11 +49,69 @@ def test_an_array_alone_is_refused(tmp_path: Path) -> None:
         read_archive(tmp_path / "a.npz", "test")
 
 
-@pytest.mark.parametrize("meta", [None, "no JSON", "[]"])
+@pytest.mark.parametrize("meta", [None, "no JSON", "[]", "[" * 100_000], ids=["none", "no JSON", "list", "deep"])
 def test_a_file_without_its_data_is_refused(tmp_path: Path, meta: str | None) -> None:
     np.savez(tmp_path / "a.npz", **({} if meta is None else {"meta": np.array(meta)}))
     with pytest.raises(ArchiveError, match=r"a\.npz: is not a whole test"):
         read_archive(tmp_path / "a.npz", "test")
+
+
+@pytest.mark.parametrize(
+    ("shape", "rest"), [((2**40,), 8), ((2**30, 2**40), 8), ((-1,), 8), ((-1, -2), 8), ((0, 2**62), 8), ((3,), 8)]
+)
+def test_a_size_that_is_only_claimed_takes_no_memory(tmp_path: Path, shape: tuple[int, ...], rest: int) -> None:
+    path = tmp_path / "a.npz"
+    with zipfile.ZipFile(path, "w") as file, file.open("a.npy", "w") as member:
+        np.lib.format.write_array_header_1_0(member, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        member.write(bytes(rest))
+    assert memory_of_a_refusal(path) < 1_000_000
+
+
+def test_a_bomb_takes_no_memory(tmp_path: Path) -> None:
+    np.savez_compressed(tmp_path / "a.npz", a=np.zeros(10_000_000))
+    assert memory_of_a_refusal(tmp_path / "a.npz") < 1_000_000
+
+
+def test_what_is_compressed_is_not_unpacked(tmp_path: Path) -> None:
+    """The decoders of zip have errors and memory of their own."""
+    with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_LZMA) as file:
+        file.writestr("a.npy", bytes(range(100)))
+    with pytest.raises(ArchiveError, match="its arrays are compressed"):
+        read_archive(tmp_path / "a.npz", "test")
+
+
+def memory_of_a_refusal(path: Path) -> int:
+    """The most bytes that were held on the way to the error."""
+    tracemalloc.start()
+    try:
+        with pytest.raises(ArchiveError, match=r"a\.npz: is not a whole test"):
+            read_archive(path, "test")
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_no_object_is_made_of_bytes(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.npz", "w") as file, file.open("a.npy", "w") as member:
+        np.lib.format.write_array_header_1_0(member, {"descr": "|O", "fortran_order": False, "shape": (1,)})
+        member.write(bytes(range(8)))
+    with pytest.raises(ArchiveError, match="an array holds Python objects"):
+        read_archive(tmp_path / "a.npz", "test")
+
+
+def test_a_file_lists_its_arrays(tmp_path: Path) -> None:
+    write_archive(tmp_path / "a.npz", "test", META, ARRAYS)
+    with np.load(tmp_path / "a.npz") as file:
+        arrays = dict(file)
+    arrays["c"] = arrays.pop("b")
+    np.savez(tmp_path / "a.npz", **arrays)
+    with pytest.raises(ArchiveError, match="missing or too many: b, c"):
+        read_archive(tmp_path / "a.npz", "test")
+
+
+def test_columns_first(tmp_path: Path) -> None:
+    write_archive(tmp_path / "a.npz", "test", {}, {"a": np.asfortranarray(ARRAYS["a/W"])})
+    np.testing.assert_array_equal(read_archive(tmp_path / "a.npz", "test")[1]["a"], ARRAYS["a/W"])
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path: Path) -> None:

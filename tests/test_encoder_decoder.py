@@ -14,7 +14,7 @@ import pytest
 from measuring import constant, randomize
 
 from nnshop import Cell, GRUCell, LSTMCell, SimpleRNNCell, StateSpec, no_new_parameters, residual, stack
-from nnshop.archive import ArchiveError
+from nnshop.archive import ArchiveError, read_archive, write_archive
 from nnshop.scores import Concat
 from nnshop.seq2seq import EncoderDecoder
 
@@ -272,6 +272,25 @@ def test_a_file_that_is_no_network_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "foreign.npz", a=np.ones(3))
     with pytest.raises(ArchiveError, match=r"foreign\.npz: is not a whole encoder-decoder"):
         EncoderDecoder.load(tmp_path / "foreign.npz")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("output/b", np.array(["x"] * 9), "output/b is of <U1"),
+        ("output/b", np.ones(9, complex), "output/b is of complex128"),
+        ("output/b/x", np.ones(9, np.float32), "AssertionError"),  # below a weight
+        ("//", np.ones(9, np.float32), "are no names of parameters"),
+    ],
+)
+def test_weights_that_are_none_leave_no_others_behind(tmp_path: Path, name: str, value: np.ndarray, message: str) -> None:
+    network().save(tmp_path / "a.npz")
+    meta, weights = read_archive(tmp_path / "a.npz", "encoder-decoder")
+    write_archive(tmp_path / "a.npz", "encoder-decoder", meta, {**weights, name: value})
+    nn.clear_parameters()
+    with pytest.raises(ArchiveError, match=rf"a\.npz: is not a whole encoder-decoder .*{message}"):
+        EncoderDecoder.load(tmp_path / "a.npz")
+    assert not nn.get_parameters()
 
 
 def test_nothing_is_saved_before_there_are_weights(tmp_path: Path) -> None:

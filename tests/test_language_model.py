@@ -228,7 +228,7 @@ def test_a_truncated_model_or_checkpoint(example: Any, text: Path, tmp_path: Pat
     printed = capsys.readouterr().out
     assert f"passed over: {newest}: is not a whole checkpoint" in printed
     assert "goes on from" in printed
-    (tmp_path / "best.h5").write_bytes((tmp_path / "best.h5").read_bytes()[:500])
+    (tmp_path / "best.npz").write_bytes((tmp_path / "best.npz").read_bytes()[:500])
     assert "holds no trained model that can be read" in error_of(example, capsys, "evaluate", "--output", tmp_path)
 
 
@@ -312,13 +312,13 @@ def test_the_learning_rate_may_change_on_resume(example: Any, text: Path, tmp_pa
 def test_a_failed_best_or_a_missing_library_is_named(
     example: Any, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(path: str) -> None:
+    def full(path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     options = ["train", "--data", text, *TINY, "--output", tmp_path]
     with monkeypatch.context() as patch:
-        patch.setattr(example.nn, "save_parameters", full)
-        assert "best.h5 could not be saved: No space left on device; nothing was saved" in error_of(example, capsys, *options)
+        patch.setattr(example, "save_parameters", full)
+        assert "best.npz could not be saved: No space left on device; nothing was saved" in error_of(example, capsys, *options)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "pictures need matplotlib" in error_of(example, capsys, *options)
     assert not list(tmp_path.glob("checkpoint-*"))

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import nnshop
+from nnshop.archive import ArchiveError
 from nnshop.training import (
     CarriedState,
     CheckpointError,
@@ -25,8 +26,10 @@ from nnshop.training import (
     check_writable,
     clip_grad_by_global_norm,
     load_checkpoint,
+    load_parameters,
     plot_curves,
     save_checkpoint,
+    save_parameters,
 )
 
 
@@ -155,6 +158,13 @@ def test_checkpoint_of_another_model_changes_nothing(tmp_path: Path) -> None:
         (lambda c: c.solver.update(learning_rate=None), "no numbers"),
         (lambda c: c.random.update(nnabla=("MT19937", np.zeros(3))), "is not a whole checkpoint"),
         (lambda c: c.solver.pop("name"), "is not a whole checkpoint"),
+        (lambda c: c.solver["t"].update({"b": 2**31}), "out of range"),
+        (lambda c: c.solver.update(learning_rate=10**400), "is not a whole checkpoint"),
+        (lambda c: c.parameters.update({"x2h/W": c.parameters["x2h/W"].astype(complex)}), "x2h/W is of complex128"),
+        (lambda c: c.solver["states"]["b"].update(mean=c.parameters["b"].astype("U3")), "b:mean is of <U3"),
+        (lambda c: c.random.pop("numpy"), "KeyError: 'numpy'"),
+        (lambda c: c.random.update(numpy=(*c.random["numpy"][:2], 10**6, 0, 0.0)), "a random state is none"),  # foreign memory
+        (lambda c: c.random.update(numpy=("MT19937", np.zeros(624, np.uint32), 1, 0, 0.0)), "a random state is none"),  # a hang
     ],
 )
 def test_a_checkpoint_that_lacks_something_changes_nothing(tmp_path: Path, damage: Any, message: str) -> None:
@@ -311,3 +321,32 @@ def test_trying_a_folder_leaves_what_is_in_it(tmp_path: Path) -> None:
 def test_values_of_another_shape_are_not_carried() -> None:
     with pytest.raises(ValueError, match=r"GRUCell\(3\) carries states of shapes \[\(2, 3\)\]; got \[\(1, 3\)\]"):
         CarriedState(nnshop.GRUCell(3), 2).set([np.zeros((1, 3))])
+
+
+def test_parameters_come_back_in_the_open_scope(tmp_path: Path) -> None:
+    with nn.parameter_scope("a"):
+        PF.affine(nn.Variable((2, 3)), 4)
+        save_parameters(tmp_path / "p.npz")
+    before = parameters()
+    with nn.parameter_scope("b"):
+        load_parameters(tmp_path / "p.npz")
+    for name, value in before.items():
+        np.testing.assert_array_equal(parameters()[name.replace("a/", "b/", 1)], value)
+    nn.clear_parameters()
+    load_parameters(tmp_path / "p.npz")
+    assert set(parameters()) == {"affine/W", "affine/b"}
+
+
+def test_parameters_that_do_not_fit_change_nothing(tmp_path: Path) -> None:
+    PF.affine(nn.Variable((2, 3)), 4)
+    save_parameters(tmp_path / "p.npz")
+    nn.clear_parameters()
+    PF.affine(nn.Variable((2, 5)), 4)
+    before = parameters()
+    with pytest.raises(ArchiveError, match=r"p\.npz: cannot be loaded here: .*affine/W \(5, 4\), not \(3, 4\)"):
+        load_parameters(tmp_path / "p.npz")
+    assert before.keys() == parameters().keys()
+    assert all((parameters()[name] == value).all() for name, value in before.items())
+    (tmp_path / "p.npz").write_bytes((tmp_path / "p.npz").read_bytes()[:-9])
+    with pytest.raises(ArchiveError, match=r"p\.npz: is not a whole"):
+        load_parameters(tmp_path / "p.npz")

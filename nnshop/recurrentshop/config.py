@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import reprlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import nnabla.parametric_functions as PF
 import numpy as np
 
 from .. import cells, combinators
-from ..core import StateSpec
+from ..core import AbstractCell, StateSpec, tree_leaves
 
 
 class Described(ABC):
@@ -52,6 +53,20 @@ INITIALIZERS: dict[str, tuple[type, tuple[str, ...]]] = {
     "I.NormalInitializer": (I.NormalInitializer, ("s",)),
     "I.OrthogonalInitializer": (I.OrthogonalInitializer, ("gain",)),
 }
+
+
+# What arguments of these names must be, in whatever of the library; a mistake would be met in the middle of a step.
+ARGUMENTS: dict[str, Callable[[Any], bool]] = {
+    "name": lambda v: v is None or isinstance(v, str),
+    "cell": lambda v: v is None or isinstance(v, AbstractCell),
+    "cells": lambda v: isinstance(v, (list, tuple)) and all(isinstance(cell, AbstractCell) for cell in v),
+    "function": callable,
+    "merge": lambda v: callable(v) or v in combinators.MERGES,
+    "rng": lambda v: v is None or hasattr(v, "uniform"),
+    "lim": lambda v: isinstance(v, (list, tuple)) and len(v) == 2,
+}
+
+NESTING = 100  # a stack in a stack takes 4; Python's own limit would be met somewhere in the middle of using the layer
 
 
 def encode(value: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
@@ -95,12 +110,16 @@ def decode(data: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
     Raises:
         ValueError: The data is no config, or has a name that is in no table.
     """
-    table = {**TABLE, **{name: kind for name, (kind, _) in INITIALIZERS.items()}, **(custom_objects or {})}
+    library = {**TABLE, **{name: kind for name, (kind, _) in INITIALIZERS.items()}}
+    kinds = set(filter(inspect.isclass, library.values()))
+    table = {**library, **(custom_objects or {})}
     layers: dict[str, Any] = {}  # what has a name is one thing, however often it is described
 
     def named(name: Any) -> Any:
         if not isinstance(name, str) or name not in table:
-            raise ValueError(f"a config names {name!r}, which is neither nnshop's nor NNabla's; pass it in custom_objects.")
+            raise ValueError(
+                f"a config names {reprlib.repr(name)}, which is neither nnshop's nor NNabla's; pass it in custom_objects."
+            )
         return table[name]
 
     def go(data: Any) -> Any:
@@ -111,10 +130,15 @@ def decode(data: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
                 kind, values = next(iter(data.items()))
                 return (tuple if kind == "tuple" else list)(go(v) for v in values)
             if set(data) == {"name"}:
-                return named(data["name"])
+                return value(named(data["name"]))
             if set(data) == {"make", "arguments"}:
                 return make(named(data["make"]), data["arguments"])
-        raise ValueError(f"{data!r} is no part of a config.")
+        raise ValueError(f"{reprlib.repr(data)} is no part of a config.")
+
+    def value(found: Any) -> Any:
+        if inspect.isclass(found) and found in kinds:
+            raise ValueError(f"{found.__name__} is what a config makes something of, no value.")
+        return found
 
     def make(kind: Any, data: dict) -> Any:
         if not inspect.isclass(kind):
@@ -123,12 +147,33 @@ def decode(data: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
         if issubclass(kind, Described) and name in layers:
             return layers[name]
         arguments = {key: go(v) for key, v in data.items()}
+        if kind in kinds:
+            _check_arguments(kind, arguments)
         made = kind.from_arguments(arguments) if issubclass(kind, Described) else kind(**arguments)
+        if isinstance(made, AbstractCell):
+            tree_leaves(made.state)  # raises where its parts are none
         if issubclass(kind, Described) and name:
             layers[name] = made
         return made
 
+    _check_nesting(data)
     try:
         return go(data)
-    except (TypeError, KeyError, AttributeError) as error:
+    except (TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
         raise ValueError(f"this is no config of this nnshop: {type(error).__name__}: {error}.") from error
+
+
+def _check_arguments(kind: type, arguments: Mapping[str, Any]) -> None:
+    for name, value in arguments.items():
+        if name in ARGUMENTS and not ARGUMENTS[name](value):
+            raise ValueError(f"{value!r} cannot be the {name} of {kind.__name__} in a config.")
+
+
+def _check_nesting(data: Any) -> None:
+    """Raises ValueError where data is nested so deeply that it would end in Python's limit of recursion."""
+    level = [data]
+    for _ in range(NESTING):
+        inner = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, (dict, list, tuple))]
+        level = [child for values in inner for child in values]
+    if level:
+        raise ValueError(f"a config is nested at most {NESTING} levels deep; this one is deeper.")

@@ -15,7 +15,7 @@ from nnabla.initializer import ConstantInitializer, NormalInitializer, UniformIn
 from nnabla.parameter import get_parameter_or_create
 
 from .. import decoding
-from ..archive import damage_named, read_archive, write_archive
+from ..archive import check_floats, damage_named, read_archive, write_archive
 from ..attention import attend
 from ..combinators import Wrapper, lift, stack, teacher_forced
 from ..context import in_float32
@@ -24,7 +24,7 @@ from ..decoding import Decoded, decode
 from ..execution import run
 from ..functions import length_mask, linear_cross_entropy, reshape, sequence_loss, shift
 from ..layers import bidirectional
-from ..parameters import clean_after_error, no_new_parameters
+from ..parameters import clean_after_error, no_new_parameters, put_parameters
 from ..recurrentshop import config
 from ..scores import SCORES, Score
 from .checks import check_batch, check_settings, source_ids
@@ -334,6 +334,7 @@ class EncoderDecoder:
         return weights
 
     @classmethod
+    @clean_after_error()
     def load(cls, path: str | Path, custom_objects: Mapping[str, Any] | None = None) -> EncoderDecoder:
         """Reads what `save` wrote: makes the network again, and its weights in the scope of its name, below the open one.
 
@@ -342,23 +343,23 @@ class EncoderDecoder:
             custom_objects: As in `save`.
 
         Raises:
-            nnshop.archive.ArchiveError: The file is missing, damaged, or none of these.
-            ValueError: It names what is not known, or there are weights of another network under that name.
+            nnshop.archive.ArchiveError: The file is missing, damaged, none of these, or names what is not known.
+            ValueError: There are weights of another network under that name.
         """
         path = Path(path)
         meta, weights = read_archive(path, KIND)
         with damage_named(path, KIND):
-            settings = dict(meta["settings"])
-        model = cls(**{name: config.decode(value, custom_objects) for name, value in settings.items()})
-        with nn.parameter_scope(model.name):
-            present = {name: v.shape for name, v in nn.get_parameters(grad_only=False).items()}
-            if present and present != {name: value.shape for name, value in weights.items()}:
-                raise ValueError(
-                    f"{path}: is of {model.name}, and there are weights of another network under that name. Load it within a "
-                    "nn.parameter_scope of its own."
-                )
-            for name, value in weights.items():
-                get_parameter_or_create(name, value.shape, ConstantInitializer(0)).d = value
+            model = cls(**{name: config.decode(value, custom_objects) for name, value in meta["settings"].items()})
+            check_floats(weights)
+            with nn.parameter_scope(model.name):
+                present = {name: v.shape for name, v in nn.get_parameters(grad_only=False).items()}
+        if present and present != {name: value.shape for name, value in weights.items()}:
+            raise ValueError(
+                f"{path}: is of {model.name}, and there are weights of another network under that name. Load it within a "
+                "nn.parameter_scope of its own."
+            )
+        with damage_named(path, KIND), nn.parameter_scope(model.name):
+            put_parameters(weights)
         return model
 
 

@@ -8,5 +8,6 @@ from .checkpoints import Checkpoint, Checkpoints, check_writable, load_checkpoin
 from .clipping import clip_grad_by_global_norm
 from .errors import CheckpointError, TrainingError
 from .loss_scale import LossScale
+from .parameter_files import load_parameters, save_parameters
 from .plots import check_matplotlib, plot_alignments, plot_curves
 from .stopping import StopSignal

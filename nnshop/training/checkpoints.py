@@ -12,7 +12,8 @@ from typing import Any
 import nnabla as nn
 import numpy as np
 
-from ..archive import damage_named, read_archive, remove_leftovers, write_archive
+from ..archive import check_floats, damage_named, read_archive, remove_leftovers, write_archive
+from ..core import is_whole
 from ..parameters import all_parameters
 from .errors import CheckpointError, TrainingError
 
@@ -57,8 +58,7 @@ class Checkpoint:
         self._compare({name: v.shape for name, v in current.items()}, {n: a.shape for n, a in self.parameters.items()})
         with damage_named(self.path, "checkpoint"):
             self._check_solver(solver.name, states)
-            for state in self.random.values():
-                np.random.RandomState().set_state(state)  # raises where it is none
+            self._check_values()
         for name, value in self.parameters.items():
             current[name].d = value
         for name, state in states.items():
@@ -78,8 +78,19 @@ class Checkpoint:
             {f"{n}:{key}": v.shape for n, state in states.items() for key, v in state.pstate.items()},
             {f"{n}:{key}": array.shape for n, state in saved["states"].items() for key, array in state.items()},
         )
-        if not all(isinstance(t, int) for t in saved["t"].values()) or not isinstance(saved["learning_rate"], (int, float)):
-            raise TypeError("counts and learning rate of the solver are no numbers")
+
+    def _check_values(self) -> None:
+        """Raises where there are values that no training has, so that `restore` cannot fail halfway."""
+        check_floats(self.parameters)
+        for name, arrays in self.solver["states"].items():
+            check_floats({f"{name}:{key}": array for key, array in arrays.items()})
+        if not isinstance(self.progress, dict) or any(value.dtype.kind not in "biuf" for value in self.state):
+            raise TypeError("the progress is no data of a script, or the state no numbers")
+        counts, rate = self.solver["t"].values(), self.solver["learning_rate"]
+        if not all(is_whole(t) and 0 <= t < 2**31 for t in counts) or not _is_float32(rate):
+            raise TypeError("counts and learning rate of the solver are no numbers, or out of range")
+        for name in ("nnabla", "numpy"):
+            _check_random(*self.random[name])
 
     def _compare(self, model: Mapping[str, tuple], saved: Mapping[str, tuple]) -> None:
         wrong = [f"{name} is {saved[name]}, not {model[name]}" for name in model if saved.get(name, model[name]) != model[name]]
@@ -87,6 +98,20 @@ class Checkpoint:
         wrong += [f"{name} is superfluous" for name in saved if name not in model]
         if wrong:
             raise CheckpointError(f"{self.path}: is of another model: {'; '.join(wrong[:5])}.")
+
+
+def _is_float32(number: Any) -> bool:
+    return isinstance(number, (int, float)) and abs(number) <= float(np.finfo(np.float32).max)
+
+
+def _check_random(kind: str, key: np.ndarray, position: int, has_gauss: int, gauss: float) -> None:
+    """Raises ValueError unless this is a state of NumPy's Mersenne Twister, which believes what it is given.
+
+    Of a position out of range it would read foreign memory, and of a key of zeros it draws zeros without end.
+    """
+    known = kind == "MT19937" and key.dtype == np.uint32 and key.shape == (624,) and key[1:].any()
+    if not (known and position in range(625) and has_gauss in (0, 1) and _is_float32(gauss)):
+        raise ValueError("a random state is none")
 
 
 def save_checkpoint(path: str | Path, solver: Any, progress: dict[str, Any], state: list[np.ndarray]) -> None:
@@ -133,7 +158,7 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             if name.startswith("solver:"):
                 parameter, key = name[len("solver:") :].rsplit(":", 1)
                 states[parameter][key] = array
-        return Checkpoint(
+        checkpoint = Checkpoint(
             path,
             meta["progress"],
             [arrays[f"state:{i}"] for i in range(meta["states"])],
@@ -141,6 +166,8 @@ def load_checkpoint(path: str | Path) -> Checkpoint:
             {**meta["solver"], "states": states},
             {name: (kind, arrays[f"random:{name}"], *rest) for name, (kind, *rest) in meta["random"].items()},
         )
+        checkpoint._check_values()
+    return checkpoint
 
 
 class Checkpoints:

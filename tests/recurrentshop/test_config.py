@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from nnshop.recurrentshop import (
     l2,
     penalized,
 )
+from nnshop.recurrentshop.config import decode
 
 
 def built(*cells: Any, **options: Any) -> RecurrentSequential:
@@ -147,3 +150,30 @@ def test_what_cannot_be_described_says_so() -> None:
 def test_a_config_that_is_none_is_refused(config: Any) -> None:
     with pytest.raises(ValueError, match=r"config"):
         from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "message"),
+    [
+        ("LSTMCell", {"units": 3, "name": True}, "True cannot be the name of LSTMCell in a config"),
+        ("nnshop.Residual", {"cell": {"name": "F.tanh"}}, "tanh.* cannot be the cell of Residual"),
+        ("nnshop.Residual", {"cell": None}, "this is no config of this nnshop: AttributeError"),
+        ("nnshop.Stack", {"cells": {"list": [True]}}, "cannot be the cells of Stack"),
+        ("nnshop.Readout", {"cell": None, "shape": None, "merge": "tanh"}, "'tanh' cannot be the merge of Readout"),
+        ("nnshop.GRUCell", {"units": 3, "rng": 1.5}, "1.5 cannot be the rng of GRUCell"),
+        ("LSTMCell", {"units": 3, "activation": {"name": "I.NormalInitializer"}}, "NormalInitializer is what a config makes"),
+        ("I.UniformInitializer", {"lim": {"tuple": [0.1]}}, "cannot be the lim of UniformInitializer"),
+        ("LSTMCell", functools.reduce(lambda inner, _: {"list": [inner]}, range(200), 1), "nested at most 100 levels deep"),
+    ],
+)
+def test_a_mistake_is_found_before_the_first_step(kind: str, arguments: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        decode({"make": kind, "arguments": arguments})
+
+
+def test_what_is_no_part_of_the_library_takes_what_it_likes() -> None:
+    @dataclass
+    class Own:
+        name: int
+
+    assert decode({"make": "own", "arguments": {"name": 3}}, {"own": Own}) == Own(3)
