@@ -151,10 +151,10 @@ def _array(data: bytes) -> np.ndarray:
     return np.ndarray(shape, dtype, data, file.tell(), order="F" if fortran_order else "C").copy()
 
 
-def check_floats(arrays: Mapping[str, np.ndarray]) -> None:
-    """Raises TypeError unless all are of floats that NNabla can compute with, which it does not check."""
+def check_numbers(arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises TypeError unless all are of numbers that NNabla can compute with, which it does not check."""
     for name, array in arrays.items():
-        if array.dtype not in (np.float16, np.float32, np.float64):
+        if array.dtype.kind not in "biu" and array.dtype not in (np.float16, np.float32, np.float64):
             raise TypeError(f"{name} is of {array.dtype}")
 
 

@@ -15,7 +15,7 @@ from nnabla.initializer import ConstantInitializer, NormalInitializer, UniformIn
 from nnabla.parameter import get_parameter_or_create
 
 from .. import decoding
-from ..archive import check_floats, damage_named, read_archive, write_archive
+from ..archive import check_numbers, damage_named, read_archive, write_archive
 from ..attention import attend
 from ..combinators import Wrapper, lift, stack, teacher_forced
 from ..context import in_float32
@@ -350,7 +350,7 @@ class EncoderDecoder:
         meta, weights = read_archive(path, KIND)
         with damage_named(path, KIND):
             model = cls(**{name: config.decode(value, custom_objects) for name, value in meta["settings"].items()})
-            check_floats(weights)
+            check_numbers(weights)
             with nn.parameter_scope(model.name):
                 present = {name: v.shape for name, v in nn.get_parameters(grad_only=False).items()}
         if present and present != {name: value.shape for name, value in weights.items()}:

@@ -26,7 +26,7 @@ class CarriedState:
         >>> state = CarriedState(cell, batch_size=2)
         >>> ys, final = nnshop.run(cell, nn.Variable((2, 5, 3)), state.initial)
         >>> state.follow(final)
-        >>> F.sum(ys).forward(clear_no_need_grad=True)
+        >>> F.sum(ys).forward()
         >>> state.carry()
         >>> bool(np.allclose(state.initial.d, ys.d[:, -1]))
         True

@@ -12,7 +12,7 @@ from typing import Any
 import nnabla as nn
 import numpy as np
 
-from ..archive import check_floats, damage_named, read_archive, remove_leftovers, write_archive
+from ..archive import check_numbers, damage_named, read_archive, remove_leftovers, write_archive
 from ..core import is_whole
 from ..parameters import all_parameters
 from .errors import CheckpointError, TrainingError
@@ -81,9 +81,9 @@ class Checkpoint:
 
     def _check_values(self) -> None:
         """Raises where there are values that no training has, so that `restore` cannot fail halfway."""
-        check_floats(self.parameters)
+        check_numbers(self.parameters)
         for name, arrays in self.solver["states"].items():
-            check_floats({f"{name}:{key}": array for key, array in arrays.items()})
+            check_numbers({f"{name}:{key}": array for key, array in arrays.items()})
         if not isinstance(self.progress, dict) or any(value.dtype.kind not in "biuf" for value in self.state):
             raise TypeError("the progress is no data of a script, or the state no numbers")
         counts, rate = self.solver["t"].values(), self.solver["learning_rate"]

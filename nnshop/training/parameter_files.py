@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nnabla as nn
 
-from ..archive import ArchiveError, check_floats, damage_named, read_archive, write_archive
+from ..archive import ArchiveError, check_numbers, damage_named, read_archive, write_archive
 from ..parameters import clean_after_error, put_parameters
 
 KIND = "file of parameters"
@@ -37,7 +37,7 @@ def load_parameters(path: str | Path) -> None:
     Example:
         >>> import tempfile
         >>> file = Path(tempfile.mkdtemp()) / "best.npz"
-        >>> w = nn.parameter.get_parameter_or_create("w", (2,), np.array([1, 2]))
+        >>> w = nn.parameter.get_parameter_or_create("w", (2,), np.array([1.0, 2.0]))
         >>> save_parameters(file)
         >>> nn.clear_parameters()
         >>> load_parameters(file)
@@ -47,7 +47,7 @@ def load_parameters(path: str | Path) -> None:
     path = Path(path)
     _, values = read_archive(path, KIND)
     with damage_named(path, KIND):
-        check_floats(values)
+        check_numbers(values)
     try:
         put_parameters(values)
     except (ValueError, AssertionError) as error:  # NNabla asserts that a name is not that of a scope
