@@ -33,6 +33,7 @@ setup(
             "nvidia-cufft-cu12==11.0.2.4",
             "nvidia-nvjitlink-cu12==12.0.140",
             "nvidia-cudnn-cu12==8.9.7.29",
+            "nvidia-nccl-cu12==2.18.3",
         ],
     },
     classifiers=[

@@ -225,6 +225,8 @@ def main() -> None:
         if result["rank"] == 0:
             print(json.dumps(result), flush=True)
         return
+    if args.output:
+        args.output.mkdir(parents=True, exist_ok=True)
     text, found = report(args.presets)
     print(text)
     if args.output:

@@ -74,6 +74,8 @@ SOLVERS = {"sgd": S.Sgd, "adam": S.Adam}
 CURVE_STEPS = 50  # a point of the training curve is the mean of so many batches
 CHANGEABLE = ("epochs", "learning_rate", "max_norm", "save_every")  # by --resume
 ALONE = Workers()
+# What a checkpoint holds beside parameters, solver and random states.
+PROGRESS = {"settings", "data", "corpus", "step", "epoch", "batch", "epoch_loss", "curve_loss", "loss_scale", "history"}
 TEST_STEPS = 100  # the test runs one stream; how many steps at once changes the speed only
 
 
@@ -239,7 +241,6 @@ class Training:
         except DataError as error:
             raise DataError(f"the {part} part: {error}") from error
 
-    # What a checkpoint holds beside parameters, solver and random states.
     def progress(self) -> dict[str, Any]:
         return {
             "settings": asdict(self.settings),
@@ -298,13 +299,13 @@ class Training:
                 if self.step % len(self.streams) == 0 or self.step == self.total_steps:
                     tqdm.write(self.end_epoch(speed))
                     sys.stdout.flush()  # for a log file
-                    self.save()
-                elif self.workers.any(stop.requested):
-                    self.save()
-                    return False
                 elif self.step % self.settings.save_every == 0:
                     self.save()
-        return True
+                if self.workers.any(stop.requested):
+                    self.save()
+                    break
+        self.workers.on_first(self.draw)
+        return self.step == self.total_steps
 
     def train_one_batch(self) -> float:
         batch = self.step % len(self.streams)
@@ -312,7 +313,8 @@ class Training:
             self.model.state.reset()
             self.epoch_loss = 0.0
         # So that dropout is as without after a resume, and another one in each worker.
-        nn.random.set_function_seed(self.settings.seed + self.step * self.workers.size + self.workers.rank)
+        seed = self.settings.seed + self.step * self.workers.size + self.workers.rank
+        nn.random.set_function_seed(seed % 2**31)  # which NNabla keeps as a C int
         self.model.words.d, self.model.targets.d = self.streams[batch]
         self.solver.set_learning_rate(self.learning_rate())
         self.solver.zero_grad()
@@ -343,7 +345,7 @@ class Training:
         except TrainingError as error:
             raise TrainingError(
                 f"step {self.step + 1}: the loss is {loss}, the gradient's norm {norm}: {error}; {self.kept()}. "
-                "Go on by --resume with a lower --learning-rate or --max-norm."
+                "Go on (--resume, where something was saved) with a lower --learning-rate or --max-norm."
             ) from error
 
     def kept(self) -> str:
@@ -359,6 +361,7 @@ class Training:
         if all(valid < best for _, best in self.history["valid"]):
             self.workers.on_first(self.save_best)
         self.add_point("valid", valid)
+        self.save()  # before what may fail: a picture is none to lose an epoch for
         self.workers.on_first(self.draw)
         epoch = (self.step - 1) // len(self.streams) + 1
         return f"epoch {epoch}: train {train:.2f}, valid {valid:.2f}, {speed:,.0f} words/s"
@@ -415,13 +418,19 @@ def train(args: argparse.Namespace, workers: Workers) -> int:
     corpus = load_corpus(data, settings.vocabulary_size)
     print(corpus)
     nn.clear_parameters()
+    workers.check_same("settings", asdict(settings))
+    workers.check_same("texts", fingerprint(corpus)["sha256"])
     training = Training(settings, corpus, data, folder, workers)
     if checkpoint is not None:
         training.restore(checkpoint)
         print(f"goes on from {checkpoint.path}, step {training.step} of {training.total_steps}")
     workers.on_first(partial(describe, folder, settings, corpus, data))
-    with StopSignal() as stop:
-        finished = training.run(stop)
+    try:
+        with StopSignal() as stop:
+            finished = training.run(stop)
+    except OSError as error:
+        file = error.filename or folder
+        raise TrainingError(f"{file}: could not be written: {error.strerror}; {training.kept()}.") from error
     if training.scale.skipped:
         print(f"{training.scale.skipped} of {training.step} steps were left out: their gradients were beyond 16 bits")
     if not finished:
@@ -438,6 +447,8 @@ def find_checkpoint(folder: Path, resume: bool) -> Checkpoint | None:
         print(f"passed over: {line}")
     if checkpoint is None and Checkpoints(folder).files():
         raise TrainingError(f"{folder}: holds a training; --resume goes on with it, another --output leaves it alone.")
+    if checkpoint is not None and set(checkpoint.progress) != PROGRESS:
+        raise CheckpointError(f"{checkpoint.path}: is of another script, or of another version of this one.")
     return checkpoint
 
 

@@ -37,6 +37,7 @@ _LIBRARIES = (
     "libcurand.so.10",
     "libcufft.so.11",
     "libcudnn.so.8",
+    "libnccl.so.2",  # for several GPUs
 )
 _NO_DEVICE = 100  # CUDA_ERROR_NO_DEVICE of the driver's interface
 _CPU_INSTEAD = "Or use context='cpu'."

@@ -7,24 +7,34 @@ gradients, so that all hold the same parameters. MPI carries it (extra `mpi`), N
 from __future__ import annotations
 
 import atexit
+import math
 import os
+import reprlib
+import shutil
 import sys
+import tempfile
+import threading
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Any, Callable, TypeVar
 
 import nnabla as nn
 import numpy as np
 
-from . import context
+from .context import ContextInUse, in_float32, on_host, use_context
+from .core import is_whole
 from .parameters import all_parameters
 
 T = TypeVar("T")
 
-# What launchers tell each process they start: Open MPI, MPICH and Intel's, Slurm. PMIx tells no size.
+# How many processes launchers say that they started: Open MPI's, MPICH's and Intel's. PMIx, as Slurm uses it, tells none.
 _SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-_LAUNCHED = (*_SIZES, "PMIX_RANK")
+_PMIX, _SLURM = "PMIX_RANK", "SLURM_NTASKS"
+# A process that has failed ends all after so many seconds, whatever of its own it still waits for.
+PATIENCE = 10
 # Gradients are sent together up to so many numbers, 4 MB: below that the latency of each message would cost more than copying.
 BUCKET = 1 << 20
 
@@ -51,11 +61,14 @@ class Workers:
 
         Raises:
             DistributedError: There are fewer rows than processes.
+            ValueError: The count is no whole number.
 
         Example:
             >>> Workers().share(20)
             slice(0, 20, None)
         """
+        if not is_whole(count):
+            raise ValueError(f"share takes a number of rows; got {count!r}.")
         if count < self.size:
             raise DistributedError(f"{self.size} processes need a batch of at least as many rows; got {count}.")
         return slice(self.rank * count // self.size, (self.rank + 1) * count // self.size)
@@ -68,11 +81,22 @@ class Workers:
 
         Args:
             solver: An NNabla solver, after `backward`; it holds the same parameters in each process.
-            weight: How much this process counts, >= 0.
+            weight: How much this process counts, >= 0. With 0 its gradients may be anything.
 
         Raises:
             DistributedError: The parameters are not the same, or all weights are 0.
+            ValueError: A weight is negative or not finite.
         """
+        self._total_weight(weight)
+
+    def _total_weight(self, weight: float, *marks: float) -> tuple[float, np.ndarray]:
+        """Adds up weights, and with them whatever else fits into the same message."""
+        if not 0 <= weight < math.inf:
+            raise ValueError(f"a weight is a number of rows or tokens, from 0; got {weight}.")
+        total, *rest = self.sum([weight, *marks])
+        if not total:
+            raise DistributedError("the weights of all processes are 0: there is nothing to average.")
+        return float(total), np.array(rest)
 
     def broadcast_parameters(self) -> None:
         """Gives each process the values that rank 0 has for all of NNabla's parameters, so that all start alike."""
@@ -83,8 +107,8 @@ class Workers:
 
     def average(self, value: float, weight: float = 1.0) -> float:
         """Averages one number over all processes, such as the loss, as `average_gradients` does gradients."""
-        total, weights = self.sum([value * weight, weight])
-        return float(total / weights)
+        total, (weighted,) = self._total_weight(weight, value * weight if weight else 0.0)
+        return float(weighted / total)
 
     def any(self, flag: bool) -> bool:
         """Whether any process says so; all get the same answer, at the same step."""
@@ -101,23 +125,37 @@ class Workers:
     def barrier(self) -> None:
         """Waits until all processes are here."""
 
+    def check_same(self, what: str, value: Any) -> None:
+        """Checks that all have the same of something that each reads or decides for itself, such as a text.
+
+        Args:
+            what: Its name in the message.
+            value: Compared by `==`; short, such as a checksum.
+
+        Raises:
+            DistributedError: One has another than rank 0.
+        """
+
     @contextmanager
     def one_voice(self) -> Iterator[None]:
         """Lets only rank 0 print to the standard output."""
         yield
 
-    def use_context(self, name: str = "auto", device_id: int | str | None = None, type_config: str = "float") -> Any:
+    def use_context(
+        self, context: str = "auto", device_id: int | str | None = None, type_config: str = "float"
+    ) -> ContextInUse:
         """As `nnshop.use_context`, by default with a CUDA device for each process of a machine."""
-        own = 0 if name == "cpu" else self.local_rank
-        return context.use_context(name, own if device_id is None else device_id, type_config)
+        own = 0 if context == "cpu" else self.local_rank
+        return use_context(context, own if device_id is None else device_id, type_config)
 
 
 @contextmanager
 def connect() -> Iterator[Workers]:
-    """Joins the processes that a launcher such as `mpirun` started; alone where there is none.
+    """Joins the processes that a launcher such as `mpirun` started; alone where there is none. Comes before `use_context`.
 
     Where a process leaves the block by an exception, all processes end with it, as they do where one is killed: none waits
-    for it for ever.
+    for it for ever. Without an exception all must leave together, after as many averages: one that is done sooner is waited
+    for.
 
     Returns:
         Workers, for a `with` block.
@@ -130,10 +168,12 @@ def connect() -> Iterator[Workers]:
         ...     print(workers.rank, workers.size)
         0 1
     """
-    if not any(name in os.environ for name in _LAUNCHED):
+    told = _told_size()
+    if told == 1:
         yield Workers()
         return
-    workers = MPIWorkers(_world())
+    workers = MPIWorkers(_world(told))
+    _show_mpi_to_nnabla()
     try:
         yield workers
     except BaseException as error:
@@ -142,15 +182,21 @@ def connect() -> Iterator[Workers]:
         raise
 
 
-def _world() -> Any:
-    """MPI's communicator of all processes."""
+def _told_size() -> int | None:
+    """How many processes a launcher started; 1 where there is no launcher, None where it does not say."""
+    names = [*_SIZES, _SLURM] if _PMIX in os.environ else _SIZES
+    return next((int(os.environ[name]) for name in names if name in os.environ), None if _PMIX in os.environ else 1)
+
+
+def _world(told: int | None) -> Any:
+    """MPI's communicator of all processes; `told` is how many there should be."""
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # RuntimeError: it finds no MPI library
         raise DistributedError(
             f"a launcher started this process, but mpi4py does not load ({error}): pip install 'nnshop[mpi]'."
         ) from error
-    told, size = next((int(os.environ[name]) for name in _SIZES if name in os.environ), None), MPI.COMM_WORLD.size
+    size = MPI.COMM_WORLD.size
     if told not in (None, size):
         raise DistributedError(
             f"the launcher started {told} processes, but MPI shows {size}: mpirun and mpi4py are of different MPIs. Use the "
@@ -175,30 +221,36 @@ class MPIWorkers(Workers):
         self._add_up: Callable[[list[nn.Variable]], None] | None = None  # what sums gradients, once it is known where they lie
 
     def average_gradients(self, solver: Any, weight: float = 1.0) -> None:
-        total = float(self.sum([weight])[0])
-        if not total > 0:
-            raise DistributedError(
-                f"weights must be at least 0, and one of them above; this process's is {weight}, all {total}."
-            )
-        parameters = [v for _, v in sorted(solver.get_parameters().items())]
-        if self._add_up is None:
-            self._check_alike(solver)
-            self._add_up = self._way_to_add_up()
+        parameters = dict(sorted(solver.get_parameters().items()))
+        held = [on_host(nn.get_current_context()), *((name, v.shape) for name, v in parameters.items())]
+        mark = zlib.crc32(repr(held).encode()) & 0xFFFF  # so few bits that sums of squares are exact
+        total, (marks, squares) = self._total_weight(weight, mark, mark**2)
+        if marks**2 != self.size * squares:  # not all the same; and all see that
+            self.check_same("parameters with gradients, or another kind of context", held)
+        if weight == 0:
+            for v in parameters.values():
+                v.grad.zero()
         solver.scale_grad(weight / total)
-        for bucket in buckets(parameters, BUCKET):
+        if self._add_up is None:
+            self._add_up = self._way_to_add_up()
+        for bucket in buckets(list(parameters.values()), BUCKET):
             self._add_up(bucket)
 
-    def _check_alike(self, solver: Any) -> None:
-        """Raises where processes hold other parameters: they would add up what does not belong together, or wait for ever."""
-        all_ranks = self._world.allgather({name: v.shape for name, v in solver.get_parameters().items()})
-        for rank, theirs in enumerate(all_ranks):
-            if theirs != all_ranks[0]:
-                differ = sorted(set(theirs.items()) ^ set(all_ranks[0].items()))
-                raise DistributedError(f"processes hold other parameters: rank {rank} and rank 0 differ in {differ}.")
+    def check_same(self, what: str, value: Any) -> None:
+        first, *others = self._world.allgather(value)
+        for rank, other in enumerate(others, 1):
+            if other != first:
+                raise DistributedError(f"processes have other {what}: {_difference(first, rank, other)}.")
 
     def _way_to_add_up(self) -> Callable[[list[nn.Variable]], None]:
-        if context.on_host(nn.get_current_context()):
+        where = nn.get_current_context()
+        if on_host(where):
             return self._add_up_on_host
+        if int(where.device_id) != self.local_rank:  # NNabla's communicator takes that one, whatever the context says
+            raise DistributedError(
+                f"rank {self.rank} is process {self.local_rank} of its machine and must compute on CUDA device "
+                f"{self.local_rank}, not {where.device_id}: leave device_id out, and let all devices be visible to all."
+            )
         return _NCCL()
 
     def _add_up_on_host(self, bucket: list[nn.Variable]) -> None:
@@ -211,7 +263,9 @@ class MPIWorkers(Workers):
             v.g = part.reshape(v.shape)
 
     def broadcast_parameters(self) -> None:
-        for _, v in sorted(all_parameters().items()):
+        parameters = sorted(all_parameters().items())
+        self.check_same("parameters", [(name, v.shape) for name, v in parameters])
+        for _, v in parameters:
             values = v.d.copy()
             self._world.Bcast(values)
             v.d = values
@@ -240,6 +294,9 @@ class MPIWorkers(Workers):
         if self.rank:
             time.sleep(1)  # where all have the same trouble, rank 0 speaks for them, and ends this one meanwhile
         atexit.register(self._abort)
+        watch = threading.Timer(PATIENCE, self._abort)  # Python waits for threads before it calls what is registered
+        watch.daemon = True
+        watch.start()
 
     def _abort(self) -> None:
         for stream in (sys.stdout, sys.stderr):
@@ -249,24 +306,48 @@ class MPIWorkers(Workers):
 
 
 class _NCCL:
-    """NNabla's own way to add up gradients on GPUs, which needs its MPI to be the one of mpi4py."""
+    """NNabla's own way to add up gradients on GPUs."""
 
     def __init__(self) -> None:
         import nnabla.communicators as C
 
-        os.environ.setdefault("MPI_SO", _loaded_mpi())  # which library NNabla opens
-        with context.in_float32():
-            self._communicator = C.MultiProcessDataParallelCommunicator(nn.get_current_context())
-        self._communicator.init()
+        with in_float32():
+            where = nn.get_current_context()
+        try:
+            self._communicator = C.MultiProcessDataParallelCommunicator(where)
+            self._communicator.init()
+        except RuntimeError as error:
+            raise DistributedError(
+                f"NNabla's communicator does not start: {str(error).strip().splitlines()[-1]}. It needs connect() before "
+                "use_context, and NCCL: pip install 'nnshop[cuda120,mpi]'."
+            ) from error
 
     def __call__(self, bucket: list[nn.Variable]) -> None:
         self._communicator.all_reduce([v.grad for v in bucket], division=False, inplace=len(bucket) == 1)
+
+
+def _show_mpi_to_nnabla() -> None:
+    """Lets NNabla's CUDA extension find the MPI of this process: when it loads it opens `$OMPI_HOME/lib/libmpi.so`."""
+    if "OMPI_HOME" in os.environ:
+        return
+    home = Path(tempfile.mkdtemp(prefix="nnshop"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    (home / "lib").mkdir()
+    (home / "lib/libmpi.so").symlink_to(_loaded_mpi())
+    os.environ["OMPI_HOME"] = str(home)
 
 
 def _loaded_mpi() -> str:
     """Where the MPI library lies that this process uses."""
     with open("/proc/self/maps") as maps:
         return next(line.split()[-1] for line in maps if "/libmpi" in line)
+
+
+def _difference(first: Any, rank: int, other: Any) -> str:
+    """What rank 0 has and another has not, and the other way round; short."""
+    if isinstance(first, list) and isinstance(other, list):
+        first, other = [v for v in first if v not in other], [v for v in other if v not in first]
+    return f"rank 0 {reprlib.repr(first)}, rank {rank} {reprlib.repr(other)}"
 
 
 def buckets(parameters: Sequence[nn.Variable], limit: int) -> Iterator[list[nn.Variable]]:

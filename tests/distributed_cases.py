@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,54 @@ def other_parameters(workers: Workers, folder: Path) -> list[float]:
     return []
 
 
+def other_starts(workers: Workers, folder: Path) -> list[float]:
+    one_layer(workers, units=3 + workers.rank)
+    workers.broadcast_parameters()
+    return []
+
+
+def second_solver(workers: Workers, folder: Path) -> list[float]:
+    _, solver = one_layer(workers)
+    workers.average_gradients(solver)
+    with nn.parameter_scope(f"second{workers.rank}"):
+        loss = F.mean(PF.affine(nn.Variable((4, 8)), 3))
+    solver.set_parameters(nn.get_parameters(), reset=True)
+    loss.forward()
+    loss.backward()
+    workers.average_gradients(solver)
+    return []
+
+
+def other_texts(workers: Workers, folder: Path) -> list[float]:
+    workers.check_same("texts", "the same")
+    workers.check_same("texts", f"a{workers.rank}")
+    return []
+
+
+def thread(workers: Workers, folder: Path) -> list[float]:
+    """One that fails, with a thread for which Python would wait before it ends."""
+    if workers.rank == workers.size - 1:
+        threading.Thread(target=time.sleep, args=(1000,)).start()
+        raise ValueError("rank trouble")
+    workers.barrier()
+    return []
+
+
+def negative(workers: Workers, folder: Path) -> list[float]:
+    workers.average_gradients(one_layer(workers)[1], weight=3 - 4 * workers.rank)
+    return []
+
+
+def no_rows(workers: Workers, folder: Path) -> list[float]:
+    """The last rank has no tokens: its mean is 0 / 0."""
+    _, solver = one_layer(workers)
+    mine = workers.rank < workers.size - 1
+    for v in solver.get_parameters().values():
+        v.grad.fill(workers.rank + 1.0 if mine else np.nan)
+    workers.average_gradients(solver, weight=float(mine))
+    return [float(v.g.ravel()[0]) for v in solver.get_parameters().values()]
+
+
 def no_weight(workers: Workers, folder: Path) -> list[float]:
     workers.average_gradients(one_layer(workers)[1], weight=0)
     return []
@@ -103,7 +153,7 @@ def talk(workers: Workers, folder: Path) -> list[float]:
     with workers.one_voice():
         print("heard once")
     assert workers.local_rank == workers.rank  # one machine
-    assert workers.size == 1 or Path(_loaded_mpi()).exists()
+    assert workers.size == 1 or (Path(os.environ["OMPI_HOME"]) / "lib/libmpi.so").samefile(_loaded_mpi())
     try:
         workers.share(workers.size - 1)
     except DistributedError as error:
@@ -133,7 +183,22 @@ def raises(workers: Workers, folder: Path) -> list[float]:
 
 CASES: dict[str, Callable[[Workers, Path], list[float]]] = {
     case.__name__: case
-    for case in (language_model, encoder_decoder, starts_alike, other_parameters, no_weight, talk, killed, raises)
+    for case in (
+        language_model,
+        encoder_decoder,
+        starts_alike,
+        other_starts,
+        other_parameters,
+        second_solver,
+        other_texts,
+        thread,
+        negative,
+        no_rows,
+        no_weight,
+        talk,
+        killed,
+        raises,
+    )
 }
 
 

@@ -81,6 +81,12 @@ def test_parameters_of_rank_0_are_broadcast(tmp_path: Path) -> None:
 
 
 @with_mpi
+def test_a_rank_without_rows_adds_nothing(tmp_path: Path) -> None:
+    for rank in results(3, "no_rows", tmp_path):
+        np.testing.assert_allclose(rank["numbers"], 1.5)  # of 1 and 2
+
+
+@with_mpi
 @pytest.mark.parametrize("size", [2, 3])
 def test_what_is_no_gradient(size: int, tmp_path: Path) -> None:
     run = start(size, CASES, "talk", tmp_path)
@@ -97,9 +103,17 @@ def test_what_is_no_gradient(size: int, tmp_path: Path) -> None:
         ("raises", "raises: rank trouble"),
         (
             "other_parameters",
-            "other_parameters: processes hold other parameters: rank 1 and rank 0 differ in [('affine/W', (8, 3))",
+            "other_parameters: processes have other parameters with gradients, or another kind of context: rank 0",
         ),
-        ("no_weight", "no_weight: weights must be at least 0, and one of them above"),
+        (
+            "other_starts",
+            "other_starts: processes have other parameters: rank 0 [('affine/W', (8, 3)), ('affine/b', (3,))], rank 1",
+        ),
+        ("second_solver", "second_solver: processes have other parameters with gradients"),
+        ("other_texts", "other_texts: processes have other texts: rank 0 'a0', rank 1 'a1'"),
+        ("thread", "thread: rank trouble"),
+        ("negative", "negative: a weight is a number of rows or tokens, from 0; got -1"),
+        ("no_weight", "no_weight: the weights of all processes are 0"),
     ],
 )
 def test_a_rank_that_dies_ends_all(case: str, message: str, tmp_path: Path) -> None:
@@ -137,7 +151,7 @@ def wait_for_checkpoint(run: subprocess.Popen, folder: Path) -> None:
 @with_mpi
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGKILL])
 def test_a_training_goes_on_with_another_number_of_ranks(text: Path, tmp_path: Path, number: int) -> None:
-    options = ["--data", text, *"--units 8 --layers 2 --batch-size 6 --num-steps 5 --epochs 8 --save-every 10".split()]
+    options = ["--data", text, *"--units 8 --layers 2 --batch-size 6 --num-steps 5 --epochs 16 --save-every 10".split()]
     alone = start(1, *training(tmp_path / "alone", *options))
     assert alone.returncode == 0, alone.stderr
     folder = tmp_path / "several"
@@ -153,7 +167,7 @@ def test_a_training_goes_on_with_another_number_of_ranks(text: Path, tmp_path: P
     resumed = start(2, *training(folder, *options, "--resume"))
     assert resumed.returncode == 0, resumed.stderr
     assert f"step {stopped} of" in resumed.stdout
-    assert resumed.stdout.count("epoch 8: ") == 1
+    assert resumed.stdout.count("epoch 16: ") == 1
     ours, theirs = (load_checkpoint(sorted(f.glob("checkpoint-*.npz"))[-1]) for f in (folder, tmp_path / "alone"))
     assert ours.progress["step"] == theirs.progress["step"] > stopped
     np.testing.assert_allclose(ours.progress["history"]["valid"], theirs.progress["history"]["valid"], rtol=1e-3)
@@ -237,7 +251,7 @@ def test_a_launcher_of_another_mpi(tmp_path: Path) -> None:
 
 def test_a_device_for_each_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple] = []
-    monkeypatch.setattr("nnshop.context.use_context", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(distributed, "use_context", lambda *arguments: asked.append(arguments))
     second = Several(1, 2)
     second.use_context("cudnn", type_config="half")
     second.use_context("cudnn", device_id="5")
@@ -279,9 +293,7 @@ def test_gradients_on_a_device_go_by_nnabla_s_communicator(
     monkeypatch.setattr(
         "nnabla.communicators.MultiProcessDataParallelCommunicator", lambda *a: made.append(StandIn(*a)) or made[-1]
     )
-    monkeypatch.setattr(distributed, "_loaded_mpi", lambda: "libmpi.so")
     monkeypatch.setattr(distributed, "BUCKET", limit)
-    monkeypatch.setenv("MPI_SO", "")
     workers = object.__new__(MPIWorkers)
     workers._mpi, workers._world, workers._add_up = SimpleNamespace(IN_PLACE=None), TwoAlike(), None
     _, solver = distributed_cases.one_layer(workers)  # 24 and 3 numbers
@@ -294,6 +306,58 @@ def test_gradients_on_a_device_go_by_nnabla_s_communicator(
     assert communicator.calls == ["init", *calls]
     for name, v in nn.get_parameters().items():
         np.testing.assert_allclose(v.g, before[name], rtol=1e-6)  # the mean of two alike
+
+
+def test_the_communicator_and_the_context_must_have_one_device() -> None:
+    workers = object.__new__(MPIWorkers)
+    workers.rank = workers.local_rank = 1
+    with nn.context_scope(nn.Context(["cudnn:float", "cuda:float", "cpu:float"], "CpuCachedArray", "0")):
+        with pytest.raises(DistributedError, match="must compute on CUDA device 1, not 0: leave device_id out"):
+            workers._way_to_add_up()
+
+
+def test_a_communicator_that_does_not_start_says_what_it_needs() -> None:
+    """NNabla has none for the CPU, and none where its extension found no MPI."""
+    workers = object.__new__(MPIWorkers)
+    workers.rank = workers.local_rank = 0
+    with nn.context_scope(nn.Context(["cudnn:float", "cuda:float", "cpu:float"], "CpuCachedArray", "0")):
+        with pytest.raises(DistributedError, match=r"connect\(\) before use_context, and NCCL"):
+            workers._way_to_add_up()
+
+
+@pytest.mark.parametrize("weight", [-1, float("nan"), float("inf")])
+def test_weights_that_are_none(weight: float) -> None:
+    _, solver = distributed_cases.one_layer(Workers())
+    with pytest.raises(ValueError, match="a weight is a number of rows or tokens, from 0; got"):
+        Workers().average_gradients(solver, weight)
+    with pytest.raises(ValueError, match="a weight is a number of rows or tokens, from 0; got"):
+        Workers().average(1.0, weight)
+
+
+def test_no_weight_at_all() -> None:
+    with pytest.raises(DistributedError, match="the weights of all processes are 0"):
+        Workers().average(1.0, 0)
+    with pytest.raises(ValueError, match=r"share takes a number of rows; got 20\.5"):
+        Workers().share(20.5)
+
+
+@pytest.mark.parametrize(
+    ("variables", "size"),
+    [
+        ({}, 1),
+        ({"OMPI_COMM_WORLD_SIZE": "3", "PMIX_RANK": "0"}, 3),
+        ({"PMI_SIZE": "1"}, 1),
+        ({"SLURM_NTASKS": "4"}, 1),  # the shell of an allocation
+        ({"SLURM_NTASKS": "4", "PMIX_RANK": "2"}, 4),
+        ({"PMIX_RANK": "2"}, None),
+    ],
+)
+def test_what_launchers_tell(monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], size: int | None) -> None:
+    for name in ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "PMIX_RANK", "SLURM_NTASKS"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert distributed._told_size() == size
 
 
 def test_a_worker_computes_on_the_cpu() -> None:

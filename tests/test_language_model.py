@@ -256,7 +256,7 @@ def test_half_precision_trains_alike_and_leaves_overflows_out(
         assert run(example, "train", "--data", text, *options, "--output", tmp_path / kind) == 0
         checkpoint = load_checkpoint(sorted((tmp_path / kind).glob("checkpoint-*.npz"))[-1])
         curves.append(np.array(checkpoint.progress["history"]["train"])[:, 1])
-    value, _, skipped = checkpoint.progress["loss_scale"]
+    value, _, skipped, _ = checkpoint.progress["loss_scale"]
     assert 0 < skipped < 5
     assert value == 2.0 ** (15 - skipped)
     steps = checkpoint.progress["step"]

@@ -123,10 +123,24 @@ def test_a_scale_goes_on_from_its_numbers() -> None:
     other.set(scale.get())
     for s in (scale, other):
         s.accepts(True)
-    assert other.get() == scale.get() == [8.0, 3, 2]
+    assert other.get() == scale.get() == [8.0, 3, 2, 16.0]
 
 
-@pytest.mark.parametrize("arguments", [{"value": 0}, {"value": 2.0**16}, {"value": 1, "least": 2}, {"growth_steps": 0}])
+def test_a_scale_of_another_precision_begins_anew(half: None) -> None:
+    sixteen, thirty_two = LossScale.for_context(), LossScale(1.0)
+    sixteen.accepts(False)
+    thirty_two.set(sixteen.get())
+    assert thirty_two.get() == [1.0, 0, 1, 1.0]
+    with pytest.raises(TrainingError):
+        thirty_two.accepts(False)
+    sixteen = LossScale.for_context()
+    sixteen.set(thirty_two.get())
+    assert sixteen.get() == [2.0**15, 0, 1, 2.0**15]
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"value": 0}, {"value": 2.0**16}, {"value": 1, "least": 2}, {"growth_steps": 0}, {"growth_steps": 1.5}]
+)
 def test_wrong_numbers(arguments: dict) -> None:
     with pytest.raises(ValueError, match="LossScale needs 0 < least <= value <= 32768"):
         LossScale(**arguments)

@@ -6,6 +6,7 @@ from typing import Any
 
 import nnabla as nn
 
+from ..core import is_whole
 from .errors import TrainingError
 
 
@@ -44,7 +45,7 @@ class LossScale:
     """
 
     def __init__(self, value: float = 2.0**15, least: float = 1.0, growth_steps: int = 2000) -> None:
-        if not 0 < least <= value <= 2.0**15 or growth_steps < 1:
+        if not 0 < least <= value <= 2.0**15 or not is_whole(growth_steps) or growth_steps < 1:
             raise ValueError(
                 f"LossScale needs 0 < least <= value <= 32768 and growth_steps >= 1; got {least=}, {value=}, {growth_steps=}."
             )
@@ -88,8 +89,11 @@ class LossScale:
 
     def get(self) -> list[float]:
         """What a checkpoint keeps, in numbers."""
-        return [self.value, self.good_steps, self.skipped]
+        return [self.value, self.good_steps, self.skipped, self.most]
 
     def set(self, numbers: list[float]) -> None:
-        """Takes what `get` gave."""
-        self.value, self.good_steps, self.skipped = float(numbers[0]), int(numbers[1]), int(numbers[2])
+        """Takes what `get` gave; of a scale of another precision only how many steps were left out."""
+        value, good_steps, skipped, most = numbers
+        self.skipped = int(skipped)
+        if most == self.most:
+            self.value, self.good_steps = float(value), int(good_steps)
