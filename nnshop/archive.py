@@ -129,13 +129,14 @@ def _read_arrays(path: Path) -> dict[str, np.ndarray]:
     """Reads every byte: a zip has a checksum for each member. `np.load` would take the memory that a file claims to need."""
     with zipfile.ZipFile(path) as file:
         members = file.infolist()
-        if len({member.filename for member in members}) != len(members):
+        names = [member.filename.removesuffix(".npy") for member in members]
+        if len(set(names)) != len(names):
             raise ValueError("two arrays have one name")
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             raise ValueError("its arrays are compressed")
         if sum(member.file_size for member in members) > path.stat().st_size:
             raise ValueError("it claims to hold more than its size")
-        return {member.filename.removesuffix(".npy"): _array(file.read(member)) for member in members}
+        return {name: _array(file.read(member)) for name, member in zip(names, members)}
 
 
 def _array(data: bytes) -> np.ndarray:

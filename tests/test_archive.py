@@ -72,6 +72,16 @@ def test_a_bomb_takes_no_memory(tmp_path: Path) -> None:
     assert memory_of_a_refusal(tmp_path / "a.npz") < 1_000_000
 
 
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("other", ["meta.npy", "meta"])
+def test_two_arrays_of_one_name_are_refused(tmp_path: Path, other: str) -> None:
+    write_archive(tmp_path / "a.npz", "test", META, ARRAYS)
+    with zipfile.ZipFile(tmp_path / "a.npz", "a") as file:
+        file.writestr(other, file.read("meta.npy"))
+    with pytest.raises(ArchiveError, match="two arrays have one name"):
+        read_archive(tmp_path / "a.npz", "test")
+
+
 def test_what_is_compressed_is_not_unpacked(tmp_path: Path) -> None:
     """The decoders of zip have errors and memory of their own."""
     with zipfile.ZipFile(tmp_path / "a.npz", "w", zipfile.ZIP_LZMA) as file:

@@ -153,8 +153,8 @@ def damage_arrays(rng: Random, arrays: dict[str, np.ndarray]) -> dict[str, np.nd
         if kind in ("rename", "add"):
             new = [name + "x", name[:-1], f"{name}/x", name.replace(":", ""), "state:7", "solver:x", "", "/", "a//b"]
             arrays[rng.choice(new)] = array
-        if kind == "type":
-            with np.errstate(over="ignore"):
+        if kind == "type" and array.dtype.kind in "fu":
+            with np.errstate(over="ignore", invalid="ignore"):
                 arrays[name] = array.astype(rng.choice(["f2", "f8", ">f4", "i4", "c16", "U3", "S2", "?", "M8[s]"]))
         if kind == "shape":
             arrays[name] = rng.choice([array.ravel(), array[None], array[:0] if array.ndim else array, array.T])

@@ -15,7 +15,7 @@ import nnabla.parametric_functions as PF
 import numpy as np
 
 from .. import cells, combinators
-from ..core import AbstractCell, StateSpec, tree_leaves
+from ..core import AbstractCell, StateSpec, is_whole, tree_leaves
 
 
 class Described(ABC):
@@ -63,6 +63,7 @@ ARGUMENTS: dict[str, Callable[[Any], bool]] = {
     "function": callable,
     "merge": lambda v: callable(v) or v in combinators.MERGES,
     "rng": lambda v: v is None or hasattr(v, "uniform"),
+    "depth": lambda v: all(is_whole(n) and n <= 1000 for n in (v if isinstance(v, (list, tuple)) else [v])),  # made at once
     "lim": lambda v: isinstance(v, (list, tuple)) and len(v) == 2,
 }
 

@@ -162,6 +162,7 @@ def test_a_config_that_is_none_is_refused(config: Any) -> None:
         ("nnshop.Readout", {"cell": None, "shape": None, "merge": "tanh"}, "'tanh' cannot be the merge of Readout"),
         ("nnshop.GRUCell", {"units": 3, "rng": 1.5}, "1.5 cannot be the rng of GRUCell"),
         ("LSTMCell", {"units": 3, "activation": {"name": "I.NormalInitializer"}}, "NormalInitializer is what a config makes"),
+        ("Seq2Seq", {"output_dim": 3, "output_length": 2, "depth": 2**31}, "2147483648 cannot be the depth of Seq2Seq"),
         ("I.UniformInitializer", {"lim": {"tuple": [0.1]}}, "cannot be the lim of UniformInitializer"),
         ("LSTMCell", functools.reduce(lambda inner, _: {"list": [inner]}, range(200), 1), "nested at most 100 levels deep"),
     ],
