@@ -379,8 +379,8 @@ def test_states_are_carried_without_the_host(host_accesses: Callable) -> None:
         state = CarriedState(cell, 2)
         ys, final = run(cell, x, state.initial)
         state.follow(final)
-    ys.forward()
-    assert host_accesses(state.carry) == 2
+        ys.forward()
+        assert host_accesses(state.carry) == 2
     np.testing.assert_array_equal(state.initial[0].d, ys.d[:, -1])
 
 
