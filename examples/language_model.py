@@ -76,6 +76,7 @@ CHANGEABLE = ("epochs", "learning_rate", "max_norm", "save_every")  # by --resum
 ALONE = Workers()
 # What a checkpoint holds beside parameters, solver and random states.
 PROGRESS = {"settings", "data", "corpus", "step", "epoch", "batch", "epoch_loss", "curve_loss", "loss_scale", "history"}
+MOST_LAYERS = 1000
 TEST_STEPS = 100  # the test runs one stream; how many steps at once changes the speed only
 
 
@@ -105,6 +106,10 @@ class Settings:
     seed: int = 1
 
     def __post_init__(self) -> None:
+        for field in fields(self):  # a file may hold anything
+            value, kind = getattr(self, field.name), type(field.default)
+            if type(value) is not kind and not (kind is float and type(value) is int):
+                raise TrainingError(f"--{field.name.replace('_', '-')} is of type {kind.__name__}; got {value!r}.")
         if self.cell not in CELLS or self.solver not in SOLVERS:
             raise TrainingError(f"--cell is one of {', '.join(CELLS)}, --solver of {', '.join(SOLVERS)}; got {self}.")
         for name in (
@@ -121,6 +126,8 @@ class Settings:
         ):
             if not getattr(self, name) > 0:
                 raise TrainingError(f"--{name.replace('_', '-')} must be positive; got {getattr(self, name)}.")
+        if self.layers > MOST_LAYERS:
+            raise TrainingError(f"--layers must be at most {MOST_LAYERS}; got {self.layers}.")
         if self.max_steps < 0 or not 0 <= self.seed < 2**32:
             raise TrainingError(f"--max-steps and --seed must be at least 0; got {self.max_steps} and {self.seed}.")
         if not 0 <= self.dropout < 1:

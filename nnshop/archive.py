@@ -157,6 +157,8 @@ def check_numbers(arrays: Mapping[str, np.ndarray]) -> None:
     for name, array in arrays.items():
         if array.dtype.kind not in "biu" and array.dtype not in (np.float16, np.float32, np.float64):
             raise TypeError(f"{name} is of {array.dtype}")
+        if max(array.shape, default=0) >= 2**31:
+            raise TypeError(f"{name} is of shape {array.shape}")
 
 
 @contextmanager
