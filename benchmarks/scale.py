@@ -214,10 +214,31 @@ def report(presets: list[str]) -> tuple[str, dict]:
     return "\n".join(lines), found
 
 
+def draw(found: dict, path: Path) -> None:
+    """Words a second by the number of workers: what the model says, and what was measured."""
+    from matplotlib.figure import Figure
+
+    presets = [preset for preset in STEPS if f"{preset} load" in found]
+    figure = Figure(figsize=(4 * len(presets), 3.4), layout="constrained")
+    counts = 2.0 ** np.arange(11)
+    for preset, axes in zip(presets, figure.subplots(1, len(presets), squeeze=False)[0]):
+        load = Load(**found[f"{preset} load"])
+        for network in NETWORKS[::-1]:
+            speeds = [n * load.words / load.seconds(int(n), network) for n in counts]
+            axes.plot(counts, speeds, label=network.name)
+        axes.plot(counts, counts * load.words / load.step, color="gray", linestyle=":", label="N times one")
+        measured = [n * load.words / found[f"{preset} {n}"]["step"] for n in (1, 2)]
+        axes.plot([1, 2], measured, "ko", markersize=4, label="measured, shared memory")
+        axes.set(xscale="log", yscale="log", title=preset, xlabel="workers", ylabel="words/s")
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize=7)
+    figure.savefig(path, dpi=110)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--presets", nargs="+", choices=STEPS, default=list(STEPS))
-    parser.add_argument("--output", type=Path, help="folder for scale.md and scale.json")
+    parser.add_argument("--output", type=Path, help="folder for scale.md and scale.json; draws docs/images/scale.png too")
     parser.add_argument("--task", choices=[*STEPS, "allreduce"], help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.task:
@@ -232,6 +253,7 @@ def main() -> None:
     if args.output:
         (args.output / "scale.md").write_text(text + "\n")
         (args.output / "scale.json").write_text(json.dumps(found, indent=1) + "\n")
+        draw(found, ROOT / "docs/images/scale.png")
 
 
 if __name__ == "__main__":
