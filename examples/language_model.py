@@ -76,7 +76,7 @@ CHANGEABLE = ("epochs", "learning_rate", "max_norm", "save_every")  # by --resum
 ALONE = Workers()
 # What a checkpoint holds beside parameters, solver and random states.
 PROGRESS = {"settings", "data", "corpus", "step", "epoch", "batch", "epoch_loss", "curve_loss", "loss_scale", "history"}
-MOST_LAYERS = 1000
+MOST_LAYERS, MOST_UNITS = 1000, 1 << 20  # a damaged file may ask for any number
 TEST_STEPS = 100  # the test runs one stream; how many steps at once changes the speed only
 
 
@@ -126,8 +126,8 @@ class Settings:
         ):
             if not getattr(self, name) > 0:
                 raise TrainingError(f"--{name.replace('_', '-')} must be positive; got {getattr(self, name)}.")
-        if self.layers > MOST_LAYERS:
-            raise TrainingError(f"--layers must be at most {MOST_LAYERS}; got {self.layers}.")
+        if self.layers > MOST_LAYERS or self.units > MOST_UNITS:
+            raise TrainingError(f"--layers go up to {MOST_LAYERS}, --units to {MOST_UNITS:,}; got {self}.")
         if self.max_steps < 0 or not 0 <= self.seed < 2**32:
             raise TrainingError(f"--max-steps and --seed must be at least 0; got {self.max_steps} and {self.seed}.")
         if not 0 <= self.dropout < 1:
