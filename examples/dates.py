@@ -332,6 +332,8 @@ def learn(
             stopped = workers.any(stop.requested)
             if stopped:
                 break
+    if scale.skipped:
+        print(f"{scale.skipped} of {step + 1} steps were left out: their gradients were beyond 16 bits")
     return stopped, {label: points for label, points in curves.items() if points[0]}
 
 
