@@ -37,6 +37,7 @@ from nnabla.parameter import get_parameter_or_create
 from tqdm import tqdm
 
 import nnshop
+from nnshop.archive import damage_named
 from nnshop.context import ContextError
 from nnshop.data import (
     EOS,
@@ -271,11 +272,12 @@ class Training:
         progress = checkpoint.progress
         if progress["corpus"]["sha256"] != fingerprint(self.corpus)["sha256"]:
             raise CheckpointError(f"{checkpoint.path}: was trained on another text, {progress['corpus']['name']}.")
+        with damage_named(checkpoint.path, "checkpoint"):
+            self.model.state.set([leaf[self.rows] for leaf in checkpoint.state])
+            self.scale.set(progress["loss_scale"])
+            self.step, self.epoch_loss, self.curve_loss = progress["step"], progress["epoch_loss"], progress["curve_loss"]
+            self.history, self.saved = progress["history"], checkpoint.path
         checkpoint.restore(self.solver)
-        self.model.state.set([leaf[self.rows] for leaf in checkpoint.state])
-        self.scale.set(progress["loss_scale"])
-        self.step, self.epoch_loss, self.curve_loss = progress["step"], progress["epoch_loss"], progress["curve_loss"]
-        self.history, self.saved = progress["history"], checkpoint.path
 
     def learning_rate(self) -> float:
         s = self.settings

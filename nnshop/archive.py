@@ -145,8 +145,8 @@ def _array(data: bytes) -> np.ndarray:
     if np.lib.format.read_magic(file) != (1, 0):
         raise ValueError("an array is of another version")
     shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
-    if dtype.hasobject:
-        raise ValueError("an array holds Python objects")
+    if dtype.hasobject or dtype.subdtype:
+        raise ValueError(f"an array holds objects or arrays, {dtype}")
     if math.prod(shape) * dtype.itemsize != len(data) - file.tell():
         raise ValueError(f"an array claims the shape {shape}, and has {len(data) - file.tell()} bytes")
     return np.ndarray(shape, dtype, data, file.tell(), order="F" if fortran_order else "C").copy()

@@ -101,11 +101,12 @@ def memory_of_a_refusal(path: Path) -> int:
         tracemalloc.stop()
 
 
-def test_no_object_is_made_of_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("descr", ["|O", "(2,)<f4"])
+def test_no_object_is_made_of_bytes(tmp_path: Path, descr: str) -> None:
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as file, file.open("a.npy", "w") as member:
-        np.lib.format.write_array_header_1_0(member, {"descr": "|O", "fortran_order": False, "shape": (1,)})
+        np.lib.format.write_array_header_1_0(member, {"descr": descr, "fortran_order": False, "shape": (1,)})
         member.write(bytes(range(8)))
-    with pytest.raises(ArchiveError, match="an array holds Python objects"):
+    with pytest.raises(ArchiveError, match="an array holds objects or arrays"):
         read_archive(tmp_path / "a.npz", "test")
 
 

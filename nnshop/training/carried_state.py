@@ -24,7 +24,8 @@ class CarriedState:
     Example:
         >>> cell = nnshop.GRUCell(4)
         >>> state = CarriedState(cell, batch_size=2)
-        >>> ys, final = nnshop.run(cell, nn.Variable((2, 5, 3)), state.initial)
+        >>> x = nn.Variable.from_numpy_array(np.ones((2, 5, 3)))
+        >>> ys, final = nnshop.run(cell, x, state.initial)
         >>> state.follow(final)
         >>> F.sum(ys).forward()
         >>> state.carry()

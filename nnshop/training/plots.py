@@ -54,6 +54,7 @@ def plot_curves(
     axes.legend()
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110)
+    figure.clear()  # its parts refer to each other, and would wait for Python's collector
 
 
 def plot_alignments(path: str | Path, weights: np.ndarray, source: Sequence[str], target: Sequence[str]) -> None:
@@ -85,3 +86,4 @@ def plot_alignments(path: str | Path, weights: np.ndarray, source: Sequence[str]
     figure.colorbar(image, ax=axes, label="weight")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, dpi=110)
+    figure.clear()  # its parts refer to each other, and would wait for Python's collector
