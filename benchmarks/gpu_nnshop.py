@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import platform
-from itertools import cycle
 from typing import Callable
 
 import nnabla as nn
 import nnabla.functions as F
 import nnabla.parametric_functions as PF
-import nnabla.solvers as S
 import numpy as np
 from nnabla.ext_utils import import_extension_module
 from nnabla.utils import nvml
+from nnabla_training import draw_parameters, training_step, versions  # noqa: F401 -- versions is for the worker
 
 import nnshop
 
@@ -39,21 +37,6 @@ def device_name(device_id: str) -> str:
     return name.decode() if isinstance(name, bytes) else name
 
 
-def versions() -> dict[str, str]:
-    return {
-        "nnshop": nnshop.__version__,
-        "NNabla": nn.__version__,
-        "NumPy": np.__version__,
-        "Python of NNabla": platform.python_version(),
-    }
-
-
-def draw_parameters() -> None:
-    rng = np.random.RandomState(0)
-    for parameter in nn.get_parameters().values():
-        parameter.d = rng.uniform(-0.05, 0.05, parameter.shape)
-
-
 def language_model(
     device: Device, units: int, batch: int, steps: int, classes: int, dropout: float, max_norm: float
 ) -> Callable[[], None]:
@@ -65,28 +48,14 @@ def language_model(
     h, final = nnshop.run(cell, PF.embed(words, classes, units), state.initial)
     state.follow(final)
     loss = nnshop.linear_cross_entropy(h, targets, classes, reduction="batch_mean")
-    draw_parameters()
-    solver = S.Sgd(1.0)
-    solver.set_parameters(nn.get_parameters())
-    batches = cycle(np.random.RandomState(0).randint(classes, size=(4, 2, batch, steps)))
-
-    def step() -> None:
-        words.d, targets.d = next(batches)
-        solver.zero_grad()
-        loss.forward(clear_no_need_grad=True)
-        float(loss.d)
-        loss.backward(clear_buffer=True)
-        nnshop.clip_grad_by_global_norm(solver, max_norm)
-        solver.update()
-        state.carry()
-
-    return step
+    draw_parameters(0.05)
+    return training_step(words, targets, loss, state.carry, classes, max_norm)
 
 
 def layer(device: Device, kind: str, batch: int, steps: int, units: int) -> Callable[[], None]:
     x = nn.Variable((batch, steps, units), need_grad=True)
     y = LAYERS[kind](x, units, return_sequences=True)
-    draw_parameters()
+    draw_parameters(0.05)
     rng, gradient = np.random.default_rng(0), nn.NdArray(y.shape)
     x.d, gradient.data = rng.standard_normal(x.shape, np.float32), rng.standard_normal(y.shape, np.float32)
     leaves = [x, *nn.get_parameters().values()]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import platform
 from functools import partial
-from itertools import cycle
 from typing import Any, Callable
 
 import nnabla as nn
 import nnabla.functions as F
 import nnabla.parametric_functions as PF
-import nnabla.solvers as S
 import numpy as np
+from nnabla_training import draw_parameters, training_step, versions  # noqa: F401 -- versions is for the worker
 from works import END, LOOP, NEVER, NNSHOP, SEED, START, STOCK, UNROLLED
 
 import nnshop
@@ -21,15 +19,6 @@ VOCABULARY = 10_000
 WAY = {NNSHOP: "auto", UNROLLED: "unrolled", LOOP: "loop"}
 Phases = dict[str, Callable[[], None]]
 State = tuple[nn.Variable, nn.Variable]
-
-
-def versions() -> dict[str, str]:
-    return {
-        "nnshop": nnshop.__version__,
-        "NNabla": nn.__version__,
-        "NumPy": np.__version__,
-        "Python of NNabla": platform.python_version(),
-    }
 
 
 def way_of(rival: str) -> str:
@@ -44,12 +33,6 @@ def zeros(*shape: int) -> nn.Variable:
     return v
 
 
-def draw_parameters() -> None:
-    rng = np.random.RandomState(0)
-    for parameter in nn.get_parameters().values():
-        parameter.d = rng.uniform(-0.1, 0.1, parameter.shape)
-
-
 # ------------------------------------------------------------------------------------------------------- language model
 
 
@@ -62,22 +45,8 @@ def language_model(rival: str, units: int, batch: int, steps: int) -> Phases:
     else:
         h, carry = {SEED: plain_layers, STOCK: stock_layers}[rival](x, units)
         loss = plain_loss(h, targets)
-    draw_parameters()
-    solver = S.Sgd(1.0)
-    solver.set_parameters(nn.get_parameters())
-    batches = cycle(np.random.RandomState(0).randint(VOCABULARY, size=(4, 2, batch, steps)))
-
-    def step() -> None:
-        words.d, targets.d = next(batches)
-        solver.zero_grad()
-        loss.forward(clear_no_need_grad=True)
-        float(loss.d)
-        loss.backward(clear_buffer=True)
-        nnshop.clip_grad_by_global_norm(solver, 5.0)
-        solver.update()
-        carry()
-
-    return {"step": step}
+    draw_parameters(0.1)
+    return {"step": training_step(words, targets, loss, carry, VOCABULARY, max_norm=5.0)}
 
 
 def run_cells(x: nn.Variable, units: int, way: str) -> tuple[nn.Variable, Callable[[], None]]:
@@ -142,7 +111,7 @@ def generation(rival: str, units: int) -> Phases:
     with nn.no_grad():
         h, carry = run_cells(PF.embed(words, VOCABULARY, units), units, way_of(rival))
         logits = nnshop.TimeDistributed(PF.affine)(h, VOCABULARY)
-    draw_parameters()
+    draw_parameters(0.1)
 
     def token() -> None:
         logits.forward(clear_buffer=True)
@@ -156,7 +125,7 @@ def decoding(rival: str, units: int, batch: int, width: int, length: int) -> Pha
     lstms = [nnshop.LSTMCell(units, name=f"layer{i}") for i in range(2)]
     cell = nnshop.stack(nnshop.lift(PF.embed, VOCABULARY, units), *lstms, nnshop.lift(PF.affine, VOCABULARY, name="output"))
     cell(nn.Variable((1,)), cell.initial_state(1))  # makes the weights
-    draw_parameters()
+    draw_parameters(0.1)
     nn.get_parameters()["output/affine/b"].d[END] = NEVER
     step = nnshop.decoding.Step(cell, batch * width)
 
@@ -206,7 +175,7 @@ def passes(shape: tuple[int, int, int], function: Callable[[nn.Variable], nn.Var
     leaves = [x, *nn.get_parameters().values()]
 
     def prepare() -> None:
-        draw_parameters()
+        draw_parameters(0.1)
         rng = np.random.default_rng(0)
         x.d = rng.standard_normal(shape, dtype=np.float32)
         gradient.cast(np.float32)[...] = rng.standard_normal(y.shape, dtype=np.float32)

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 
@@ -19,3 +21,11 @@ def load_example(name: str) -> ModuleType:
     sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     return module
+
+
+def write_text(folder: Path, width: int) -> Path:
+    """Writes 200 lines of so many random words, for the language model to train on."""
+    words = np.random.RandomState(0).choice("the cat sat on a mat and so did dogs".split(), (200, width))
+    path = folder / "text.txt"
+    path.write_text("\n".join(" ".join(line) for line in words))
+    return path

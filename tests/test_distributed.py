@@ -16,7 +16,7 @@ import distributed_cases
 import nnabla as nn
 import numpy as np
 import pytest
-from example_loader import EXAMPLES
+from example_loader import EXAMPLES, write_text
 
 from nnshop import distributed
 from nnshop.context import use_context
@@ -135,10 +135,7 @@ def training(folder: Path, *options: Any) -> list[Any]:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    words = np.random.RandomState(0).choice("the cat sat on a mat and so did dogs".split(), (200, 12))
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text("\n".join(" ".join(line) for line in words))
-    return path
+    return write_text(tmp_path_factory.mktemp("text"), width=12)
 
 
 def wait_for_checkpoint(run: subprocess.Popen, folder: Path) -> None:

@@ -18,6 +18,7 @@ import nnabla.solvers as S
 import numpy as np
 import pytest
 import survivor
+from example_loader import write_text
 
 from nnshop.training import Checkpoints, TrainingError, load_checkpoint, save_checkpoint
 
@@ -31,10 +32,7 @@ OPTIONS = (
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    words = np.random.RandomState(0).choice("the cat sat on a mat and so did dogs".split(), (200, 6))
-    path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text("\n".join(" ".join(line) for line in words))
-    return path
+    return write_text(tmp_path_factory.mktemp("text"), width=6)
 
 
 def arguments(text: Path, folder: Path) -> list[str]:
