@@ -308,12 +308,12 @@ def learn(
     with StopSignal() as stop, tqdm(total=args.steps, unit="step", dynamic_ncols=True, disable=silent) as bar:
         for step in range(args.steps):
             batch = next(stream)
-            losses = graphs.loss(batch)
+            losses, count = graphs.loss(batch), symbols(batch)
             solver.zero_grad()
             losses.forward(clear_no_need_grad=True)
-            value = workers.average(float(losses.d), symbols(batch))
+            value = workers.average(float(losses.d), count)
             scale.backward(losses, clear_buffer=True)
-            workers.average_gradients(solver, symbols(batch))
+            workers.average_gradients(solver, count)
             scale.unscale(solver)
             norm = clip_grad_by_global_norm(solver, 5.0)
             if not np.isfinite(value):
@@ -446,13 +446,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with connect() as workers, workers.one_voice(), workers.use_context(args.context, type_config=args.type_config):
             return args.function(args, workers)
-    except (
-        ValueError,
-        OSError,
-        TrainingError,
-        ContextError,
-        DistributedError,
-    ) as error:  # DataError and ArchiveError are ValueErrors
+    except (ValueError, OSError, TrainingError, ContextError, DistributedError) as error:  # DataError is a ValueError
         print(f"dates.py: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

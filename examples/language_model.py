@@ -223,6 +223,9 @@ class Training:
 
     def __init__(self, settings: Settings, corpus: Corpus, data: str | None, folder: Path, workers: Workers = ALONE) -> None:
         self.settings, self.corpus, self.data, self.folder, self.workers = settings, corpus, data, folder, workers
+        self.fingerprint = fingerprint(corpus)
+        workers.check_same("settings", asdict(settings))
+        workers.check_same("texts", self.fingerprint["sha256"])
         self.rows = workers.share(settings.batch_size)  # of each batch
         self.streams, self.validation_streams = self._streams("train"), self._streams("valid")
         size, batch = len(corpus.vocabulary), (len(self.streams.ids), settings.num_steps)
@@ -253,7 +256,7 @@ class Training:
         return {
             "settings": asdict(self.settings),
             "data": self.data,
-            "corpus": fingerprint(self.corpus),
+            "corpus": self.fingerprint,
             "step": self.step,
             "epoch": self.step // len(self.streams),
             "batch": self.step % len(self.streams),
@@ -270,7 +273,7 @@ class Training:
 
     def restore(self, checkpoint: Checkpoint) -> None:
         progress = checkpoint.progress
-        if progress["corpus"]["sha256"] != fingerprint(self.corpus)["sha256"]:
+        if progress["corpus"]["sha256"] != self.fingerprint["sha256"]:
             raise CheckpointError(f"{checkpoint.path}: was trained on another text, {progress['corpus']['name']}.")
         with damage_named(checkpoint.path, "checkpoint"):
             self.model.state.set([leaf[self.rows] for leaf in checkpoint.state])
@@ -371,7 +374,8 @@ class Training:
             self.workers.on_first(self.save_best)
         self.add_point("valid", valid)
         self.save()  # before what may fail: a picture is none to lose an epoch for
-        self.workers.on_first(self.draw)
+        if self.step < self.total_steps:  # at the end `run` draws
+            self.workers.on_first(self.draw)
         epoch = (self.step - 1) // len(self.streams) + 1
         return f"epoch {epoch}: train {train:.2f}, valid {valid:.2f}, {speed:,.0f} words/s"
 
@@ -427,8 +431,6 @@ def train(args: argparse.Namespace, workers: Workers) -> int:
     corpus = load_corpus(data, settings.vocabulary_size)
     print(corpus)
     nn.clear_parameters()
-    workers.check_same("settings", asdict(settings))
-    workers.check_same("texts", fingerprint(corpus)["sha256"])
     training = Training(settings, corpus, data, folder, workers)
     if checkpoint is not None:
         training.restore(checkpoint)

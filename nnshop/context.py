@@ -118,6 +118,11 @@ def on_host(context: nn.Context) -> bool:
     return context.backend[0].startswith("cpu")
 
 
+def in_half(context: nn.Context) -> bool:
+    """Whether a context computes in 16 bits."""
+    return context.backend[0].endswith(":half")
+
+
 def in_float32(wanted: bool = True) -> AbstractContextManager:
     """Makes a block whose functions compute in 32 bits, in a context of 16 too: for ids, counts and sums.
 
@@ -135,7 +140,7 @@ def in_float32(wanted: bool = True) -> AbstractContextManager:
         2049.0
     """
     current = nn.get_current_context()
-    if not wanted or not current.backend[0].endswith(":half"):
+    if not wanted or not in_half(current):
         return nullcontext()
     backend = [name.replace(":half", ":float") for name in current.backend]
     return nn.context_scope(nn.Context(backend, current.array_class, current.device_id))

@@ -6,7 +6,7 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
-from ..context import in_float32, on_host
+from ..context import in_float32, in_half, on_host
 
 
 class Mover:
@@ -49,7 +49,7 @@ class Mover:
     def writable(self, array: nn.NdArray) -> nn.NdArray:
         """The array, made ready for its steps to be written to: with memory of the type that functions write here."""
         context = self._copy.context
-        array.cast(np.float16 if context.backend[0].endswith(":half") else np.float32, context)
+        array.cast(np.float16 if in_half(context) else np.float32, context)
         return array
 
     def store(self, length: int) -> nn.NdArray:

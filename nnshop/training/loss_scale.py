@@ -6,6 +6,7 @@ from typing import Any
 
 import nnabla as nn
 
+from ..context import in_half
 from ..core import is_whole
 from .errors import TrainingError
 
@@ -56,7 +57,7 @@ class LossScale:
     @classmethod
     def for_context(cls) -> LossScale:
         """What the present context needs: in float a factor of 1, in which an overflow is an error."""
-        return cls() if nn.get_current_context().backend[0].endswith(":half") else cls(1.0)
+        return cls() if in_half(nn.get_current_context()) else cls(1.0)
 
     def backward(self, loss: nn.Variable, **options: Any) -> None:
         """Runs `loss.backward` with these options, from the factor."""
