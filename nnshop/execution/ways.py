@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Callable
+from typing import Any, Callable
 
 import nnabla as nn
 
@@ -12,7 +12,15 @@ from ..portable import is_portable
 from . import loop, unrolled
 from .step_graph import NotRepeatable
 
-WAYS: dict[str, Callable] = {"unrolled": unrolled.iterate, "loop": loop.iterate}
+
+
+def _compiled(*arguments: Any) -> tuple[Tree, Tree]:
+    from . import compiled  # imported here: LLVM takes time to import, and may not be there
+
+    return compiled.iterate(*arguments)
+
+
+WAYS: dict[str, Callable] = {"unrolled": unrolled.iterate, "loop": loop.iterate, "compiled": _compiled}
 
 # How long a sequence "auto" gives to the loop. On one core, forward and backward, the loop took of the unrolled graph's time
 # 1.3 to 2.1 at T=100, 0.9 to 1.3 at T=500, 0.8 to 1.2 at T=1000 and 0.5 to 1.2 at T=2000: less than 1 for small cells (Elman

@@ -1,0 +1,369 @@
+"""The values of one step as a graph: nodes that compute the numbers of a row, and views that say how they are read.
+
+A row is what one sample of the batch holds. No node knows how many rows there are, and no two rows meet in a node. The output
+of a node lies in memory as one run of numbers; what only moves numbers (slices, transposes, broadcasts, reshapes) is no node,
+but a view: strides over such a run.
+
+The operations:
+
+- `leaf`: what comes from outside; its attribute says what.
+- `constant`: one number, its attribute.
+- those of `arithmetic.OPERATIONS`, number by number.
+- `reduce`: a sum, maximum or minimum over the last axes of its argument; the attribute is (which, how many axes are kept).
+- `product`: rows of its argument `(P, K)` times a weight; the attribute is a `Weight`. A second argument is added.
+- `assemble`: the sum of its arguments, each put to its place among zeros; the attribute holds the places.
+- `gather`: numbers at computed places of its first argument; the attribute is (stride, number) of the axis that is indexed.
+- `scatter`: its reverse, a sum of what is put to computed places; the attribute is that of the gather, with the table's view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+
+# What costs about as much as a load: it is computed again rather than kept.
+CHEAP = frozenset("add sub mul neg copy select maximum minimum abs greater less greater_equal less_equal stop".split())
+STRUCTURAL = frozenset("leaf constant reduce product assemble gather scatter".split())
+
+
+class Unsupported(ValueError):
+    """A step, or a function in it, that cannot be compiled; the message says which, and why."""
+
+
+class Node:
+    """One value of a step; equal ones are the same object, see `Graph.make`."""
+
+    __slots__ = ("args", "attribute", "index", "op", "shape", "size")
+
+    def __init__(self, op: str, args: tuple[View, ...], shape: tuple[int, ...], attribute: Any, index: int) -> None:
+        self.op, self.args, self.shape, self.attribute, self.index = op, args, shape, attribute, index
+        self.size = prod(shape)
+
+    @property
+    def elementwise(self) -> bool:
+        return self.op not in STRUCTURAL
+
+    def __repr__(self) -> str:
+        given = ", ".join(map(repr, self.args)) + ("" if self.attribute is None else f"; {self.attribute}")
+        return f"%{self.index} = {self.op}{list(self.shape)}({given})"
+
+
+class Weight(NamedTuple):
+    """A part of a weight matrix: rows `row` to `row + rows` of an input that is a matrix of so many columns.
+
+    `transposed` says that a product is with its transpose: it takes `columns` numbers, and gives `rows`.
+    """
+
+    input: int
+    columns: int
+    row: int
+    rows: int
+    transposed: bool = False
+
+
+class View(NamedTuple):
+    """How the numbers of a node are read: the number at index i of `shape` lies at `offset + sum(i * strides)`."""
+
+    node: Node
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    offset: int = 0
+
+    def __repr__(self) -> str:
+        plain = "" if self.whole else f"[{self.offset}:{'x'.join(map(str, self.shape))}/{','.join(map(str, self.strides))}]"
+        return f"%{self.node.index}{plain}"
+
+    @property
+    def size(self) -> int:
+        return prod(self.shape)
+
+    @property
+    def whole(self) -> bool:
+        """Whether it is all numbers of the node, as they lie."""
+        return self.offset == 0 and self.size == self.node.size and self.contiguous
+
+    @property
+    def contiguous(self) -> bool:
+        return squeezed(self.shape, self.strides) == squeezed(self.shape, strides_of(self.shape))
+
+    def slice(self, starts: Sequence[int], steps: Sequence[int], sizes: Sequence[int]) -> View:
+        """The numbers at `start + step * i` along each axis."""
+        offset = self.offset + sum(start * stride for start, stride in zip(starts, self.strides))
+        return View(self.node, tuple(sizes), tuple(a * b for a, b in zip(steps, self.strides)), offset)
+
+    def take(self, axis: int, start: int, size: int) -> View:
+        """A range of one axis."""
+        starts = [start if a == axis else 0 for a in range(len(self.shape))]
+        return self.slice(starts, [1] * len(starts), [size if a == axis else n for a, n in enumerate(self.shape)])
+
+    def transpose(self, axes: Sequence[int]) -> View:
+        return self._replace(shape=tuple(self.shape[a] for a in axes), strides=tuple(self.strides[a] for a in axes))
+
+    def broadcast(self, shape: Sequence[int]) -> View:
+        """Repeats what has one number along an axis; axes that are missing come first."""
+        more = len(shape) - len(self.shape)
+        own = (1,) * more + self.shape
+        strides = [0 if n == 1 else s for n, s in zip(own, (0,) * more + self.strides)]
+        if any(n not in (1, m) for n, m in zip(own, shape)):
+            raise Unsupported(f"shapes {self.shape} and {tuple(shape)} that do not fit each other")
+        return View(self.node, tuple(shape), tuple(strides), self.offset)
+
+    def reshape(self, shape: Sequence[int]) -> View | None:
+        """The same numbers in another shape; None where no strides describe that."""
+        laid = np.lib.stride_tricks.as_strided(np.empty((), np.int8), self.shape, self.strides)
+        try:
+            laid.shape = tuple(shape)
+        except AttributeError:
+            return None
+        return View(self.node, tuple(shape), laid.strides, self.offset)
+
+
+def strides_of(shape: Sequence[int]) -> tuple[int, ...]:
+    """The strides of numbers that lie one after another."""
+    strides, step = [], 1
+    for n in reversed(shape):
+        strides.append(step)
+        step *= n
+    return tuple(reversed(strides))
+
+
+def squeezed(shape: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
+    """Sizes and strides without the axes of one number, as few as possible."""
+    return [(n, each[0]) for n, each in zip(*collapse(shape, [strides]))]
+
+
+def collapse(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+    """Joins neighbouring axes where every one of these strides allows it.
+
+    Returns:
+        The shape, without axes of one number, and for each axis of it the strides.
+    """
+    sizes: list[int] = []
+    steps: list[tuple[int, ...]] = []
+    for n, each in zip(shape, zip(*strides) if strides else [()] * len(shape)):
+        if n == 1:
+            continue
+        if sizes and all(outer == inner * n for outer, inner in zip(steps[-1], each)):
+            sizes[-1] *= n
+            steps[-1] = tuple(each)
+        else:
+            sizes.append(n)
+            steps.append(tuple(each))
+    return tuple(sizes), steps
+
+
+def aligned(shape: Sequence[int], views: Sequence[View]) -> tuple[tuple[int, ...], list[View]]:
+    """The views, all of this shape, with as few axes as possible, at least one."""
+    sizes, steps = collapse(shape, [v.strides for v in views])
+    if not sizes:
+        sizes, steps = (1,), [(0,) * len(views)]
+    return sizes, [View(v.node, sizes, tuple(step[i] for step in steps), v.offset) for i, v in enumerate(views)]
+
+
+class Graph:
+    """Makes nodes, each once, and finds simpler ones."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Node] = []
+        self.rules: dict[Node, Any] = {}  # how the gradient of a node goes to what it is made of, where that is shorter
+        self.arrays: list[np.ndarray] = []  # constants that programs read as they read weights
+        self._known: dict[Any, Node] = {}
+
+    def make(self, op: str, args: Iterable[View] = (), shape: tuple[int, ...] = (1,), attribute: Any = None) -> Node:
+        args = tuple(args)
+        key = (op, tuple((a.node.index, *a[1:]) for a in args), shape, attribute)
+        if key not in self._known:
+            self._known[key] = Node(op, args, shape, attribute, len(self.nodes))
+            self.nodes.append(self._known[key])
+        return self._known[key]
+
+    def leaf(self, kind: str, i: int, shape: Sequence[int]) -> View:
+        return all_of(self.make("leaf", (), (max(prod(shape), 1),), (kind, i)), shape)
+
+    def constant(self, number: float) -> View:
+        return all_of(self.make("constant", (), (1,), float(number)), ())
+
+    def array(self, values: Any) -> View:
+        """A constant that is data: another value needs no other program."""
+        values = np.ascontiguousarray(values, np.float32)
+        self.arrays.append(values)
+        return self.leaf("array", len(self.arrays) - 1, values.shape)
+
+    # Number by number
+
+    def apply(self, op: str, *values: View | float) -> View:
+        """An operation, number by number; values of other shapes are repeated."""
+        given = [v if isinstance(v, View) else self.constant(v) for v in values]
+        shape = np.broadcast_shapes(*(v.shape for v in given))
+        same = _nothing_to_do(op, given, shape)
+        if same is not None:
+            return same
+        return self._apply(op, [v.broadcast(shape) for v in given], shape)
+
+    def _apply(self, op: str, given: list[View], shape: tuple[int, ...], attribute: Any = None) -> View:
+        if op == "add":
+            joined = self._join_products(given, shape)
+            if joined is not None:
+                return joined
+        sizes, args = aligned(shape, [self._pushed(v) for v in given])
+        return all_of(self.make(op, args, sizes, attribute), shape)
+
+    def own(self, v: View) -> View:
+        """A node of its own for what a view reads, with the numbers one after another."""
+        return v if v.whole else self._apply("copy", [v], v.shape)
+
+    def keep(self, v: View) -> View:
+        """A node that is computed as a whole, whatever is read of it: what `rules` are made for."""
+        return all_of(self.make("copy", [self.own(v)._replace(shape=(v.size,), strides=(1,))], (v.size,), "keep"), v.shape)
+
+    def reshape(self, v: View, shape: Sequence[int]) -> View:
+        made = v.reshape(shape)
+        if made is None:
+            made = self.own(v).reshape(shape)
+        assert made is not None
+        return made
+
+    def _pushed(self, v: View) -> View:
+        """Reads the arguments of an operation in place of its result where that is read in part or in another order."""
+        node = v.node
+        if not node.elementwise or node.attribute == "keep" or v.whole or v.size > node.size or node.size == 1:
+            return v
+        inner = [_through(v, arg) for arg in node.args]
+        if any(arg is None for arg in inner):
+            return v
+        return self._apply(node.op, inner, v.shape, node.attribute)  # type: ignore[arg-type]
+
+    def _join_products(self, given: list[View], shape: tuple[int, ...]) -> View | None:
+        """Adds into a product what is added to it, and moves biases outwards, so that products meet."""
+        for p, q in (given[::-1], given):
+            if p.whole and q.whole and p.node.op == q.node.op == "product" and p.node.shape == q.node.shape:
+                if len(p.node.args) == 1:
+                    return all_of(self.make("product", [*p.node.args, _as(q, (q.size,))], p.node.shape, p.node.attribute), shape)
+        for p, q in (given, given[::-1]):
+            if p.whole and p.node.op == "add" and _shared(p.node.args[1].node) and not _shared(q.node):
+                inner, bias = p.node.args
+                if inner.whole and inner.size == p.size:
+                    return self.apply("add", self.apply("add", _as(inner, shape), q), self.reshape(bias, shape))
+        return None
+
+    # Whole rows
+
+    def reduce(self, how: str, v: View, axes: Iterable[int], keep: bool = False) -> View:
+        """A "sum", "max" or "min" over these axes."""
+        reduced = sorted({a % len(v.shape) for a in axes}) if v.shape else []
+        kept = [a for a in range(len(v.shape)) if a not in reduced]
+        outer = tuple(v.shape[a] for a in kept)
+        inner = tuple(v.shape[a] for a in reduced)
+        shape = tuple(1 if a in reduced else n for a, n in enumerate(v.shape)) if keep else outer
+        if prod(inner) == 1:
+            return self.reshape(v, shape)
+        v = self._pushed(v.transpose([*kept, *reduced]))
+        if v.node.op == "constant":
+            total = v.node.attribute * (prod(inner) if how == "sum" else 1)
+            return self.constant(total).broadcast(shape)
+        outer_sizes, outer_steps = collapse(outer, [v.strides[: len(outer)]])
+        inner_sizes, inner_steps = collapse(inner, [v.strides[len(outer) :]])
+        sizes = (*outer_sizes, *inner_sizes)
+        arg = View(v.node, sizes, tuple(s for (s,) in [*outer_steps, *inner_steps]), v.offset)
+        return all_of(self.make("reduce", [arg], outer_sizes or (1,), (how, len(outer_sizes))), shape)
+
+    def first_equal(self, v: View, value: View, kept: int) -> View:
+        """Where v first has a value, counted over its axes from `kept` on; what has the value nowhere is 0 everywhere."""
+        inner = v.shape[kept:]
+        places = self.array(np.arange(prod(inner)).reshape(inner))
+        found = self.apply("select", self.apply("equal", v, value), places, float(prod(inner)))
+        first = self.reduce("min", found, range(kept, len(v.shape)), keep=True)
+        return self.apply("equal", places, first)
+
+    def product(self, a: View, n: int, weight: Weight, added: View | None = None) -> View:
+        """The rows of a `(P, K)` times a weight `(K, N)`; `added` `(P, N)` is added."""
+        rows = a.shape[0]
+        a = self._pushed(a)
+        if not _varies(a.node) or not _has_even_rows(a):
+            a = self.own(a)
+        more = [] if added is None else [self.own(added)._replace(shape=(rows * n,), strides=(1,))]
+        return all_of(self.make("product", [a, *more], (rows, n), weight), (rows, n))
+
+    def assemble(self, pieces: Sequence[tuple[View, View]]) -> View:
+        """A sum of values, each put to the places that a view describes, with zeros elsewhere.
+
+        Args:
+            pieces: Pairs of a value, and a view of the shape of it; all of these views are of one node.
+        """
+        node = pieces[0][1].node
+        places = tuple((at.shape, at.strides, at.offset) for _, at in pieces)
+        made = self.make("assemble", [value.broadcast(at.shape) for value, at in pieces], (node.size,), places)
+        return all_of(made, node.shape)
+
+    def concatenate(self, values: Sequence[View], axis: int) -> View:
+        shape = list(values[0].shape)
+        shape[axis] = sum(v.shape[axis] for v in values)
+        whole = View(Node("leaf", (), (prod(shape),), None, -1), tuple(shape), strides_of(shape))
+        pieces, at = [], 0
+        for v in values:
+            pieces.append((v, whole.take(axis, at, v.shape[axis])))
+            at += v.shape[axis]
+        return values[0] if len(values) == 1 else _as(self.assemble(pieces), shape)
+
+
+def all_of(node: Node, shape: Sequence[int]) -> View:
+    """All numbers of a node, in a shape."""
+    return View(node, tuple(shape), strides_of(shape))
+
+
+def _as(v: View, shape: Sequence[int]) -> View:
+    """A view of all of a node in another shape."""
+    return all_of(v.node, shape)
+
+
+def _shared(node: Node) -> bool:
+    """Whether a value is the same for all rows and times: a bias."""
+    return node.op == "constant" or (node.op == "leaf" and node.attribute[0] in ("shared", "array"))
+
+
+def _varies(node: Node) -> bool:
+    """Whether a value has rows of its own at each time."""
+    return node.op != "constant" and (node.op != "leaf" or node.attribute[0] in ("x", "state", "drawn", "dy", "carry"))
+
+
+def _nothing_to_do(op: str, given: list[View], shape: tuple[int, ...]) -> View | None:
+    numbers = [v.node.attribute if v.node.op == "constant" else None for v in given]
+    if op == "mul" and 1.0 in numbers:
+        return given[1 - numbers.index(1.0)].broadcast(shape)
+    if op in ("add", "sub") and numbers[1] == 0:
+        return given[0].broadcast(shape)
+    if op == "add" and numbers[0] == 0:
+        return given[1].broadcast(shape)
+    return None
+
+
+def _through(v: View, arg: View) -> View | None:
+    """What a view of an elementwise node reads of an argument of the node; None where no strides describe that."""
+    if all(s == 0 for s, n in zip(arg.strides, arg.shape) if n > 1):
+        return View(arg.node, v.shape, (0,) * len(v.shape), arg.offset)
+    if arg.contiguous:
+        return View(arg.node, v.shape, v.strides, v.offset + arg.offset)
+    wanted = indices(arg).reshape(-1)[indices(v)]
+    strides = []
+    for axis, n in enumerate(v.shape):
+        at = [0] * len(v.shape)
+        at[axis] = min(1, n - 1)
+        strides.append(int(wanted[tuple(at)] - wanted.flat[0]))
+    found = View(arg.node, v.shape, tuple(strides), int(wanted.flat[0]))
+    return found if np.array_equal(indices(found), wanted) else None
+
+
+def indices(v: View) -> np.ndarray:
+    """Where each number of a view lies in its node."""
+    places = np.full((1,) * len(v.shape), v.offset)
+    for axis, (n, stride) in enumerate(zip(v.shape, v.strides)):
+        places = places + (np.arange(n) * stride).reshape([-1 if a == axis else 1 for a in range(len(v.shape))])
+    return places
+
+
+def _has_even_rows(a: View) -> bool:
+    """Whether the rows of a, over all rows of the batch, lie at even distances."""
+    return a.shape[0] == 1 or a.strides[0] * a.shape[0] == a.node.size

@@ -1,0 +1,310 @@
+"""The programs of a step: before, in and after the loop over time, forwards and backwards, and the buffers that they share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from .nodes import CHEAP, Graph, Node, View, Weight, all_of
+from .places import Buffers, Place
+from .reverse import Reverse
+from .schedule import Schedule
+from .translate import Translation
+
+Pairs = list[tuple[Node, Place]]
+
+
+class Program(NamedTuple):
+    """One program: its name, what it does, and whether it does all times as rows of one step."""
+
+    name: str
+    schedule: Schedule
+    flat: bool
+
+
+class WeightGradient(NamedTuple):
+    """The gradient of a part of a weight: the rows of what was multiplied, and those of the gradient of the product."""
+
+    weight: Weight
+    input: View
+    input_place: Place
+    gradient: View
+    gradient_place: Place
+
+
+class Plan:
+    """Everything that a function needs to run a step over time.
+
+    Args:
+        translation: The step.
+        n_y: How many of its results are outputs; states follow.
+        wanted: The inputs whose gradients are asked for; empty where no backward pass is to come.
+
+    Attributes:
+        forward, backward (list of Program): What to run, in order.
+        inputs (dict): The places of leaves, by kind and number.
+        before, after (list of Place): Where the states before and after a step lie.
+        y_places (list of Place): Where the outputs lie, all of a node each.
+        dy_places, carry_places (list of Place): Where the gradients of outputs and of the states after a step go.
+        gradient_places (dict): Where gradients come out, by kind and number of the leaf.
+        weight_gradients (list of WeightGradient): What the gradients of weights are made of.
+        weights (dict of Weight to Place): Those that are to be packed.
+    """
+
+    def __init__(self, translation: Translation, n_y: int, wanted: Iterable[int]) -> None:
+        self.translation, self.graph, self.wanted = translation, translation.graph, frozenset(wanted)
+        self.buffers, self.weights = Buffers(), {}
+        graph = self.graph
+        results = [graph.own(v) for v in translation.results]
+        self.ys, self.states_after = [v.node for v in results[:n_y]], [v.node for v in results[n_y:]]
+        self._make_states()
+        self._place_leaves()
+        n_forward = len(graph.nodes)
+        self._differentiate()
+        loads = self._find_loads()
+        self._save(loads, n_forward)
+        self._plan_forward(loads, n_forward)
+        self._plan_backward(loads, n_forward)
+
+    def _make_states(self) -> None:
+        """Leaves for all states, those too that the step does not read."""
+        n_x = self.translation.kinds.count("x")
+        self.states = []
+        for i, after in enumerate(self.states_after):
+            known = self.translation.leaves.get(("state", n_x + i))
+            leaf = known or self.graph.leaf("state", n_x + i, (after.size,))
+            self.states.append(leaf.node)
+
+    def _place_leaves(self) -> None:
+        new = self.buffers.new
+        self.before, self.after = [], []
+        for node in self.states:
+            self.before.append(new("state", node.size, "t"))
+            self.after.append(new("after", node.size, "t"))
+        self.inputs: dict[tuple[str, int], Place] = {}
+        for (kind, i), view in self.translation.leaves.items():
+            if kind != "state":
+                self.inputs[kind, i] = self._place_leaf(kind, view.node.size)
+
+    def _place_leaf(self, kind: str, size: int) -> Place:
+        rows = {"x": "t", "drawn": "t", "sample": "b", "shared": "0", "array": "0"}[kind]
+        return self.buffers.new("sequence" if rows == "t" else "closure", size, rows)
+
+    def _find_loads(self) -> dict[Node, Place]:
+        """Where leaves lie, and the states after a step."""
+        loads = {self.translation.leaves[key].node: place for key, place in self.inputs.items()}
+        loads.update(zip(self.states, self.before))
+        return loads
+
+    def _arrays(self, loads: dict[Node, Place]) -> None:
+        """Gives places to constants; gradients may have brought more."""
+        for node in self.graph.nodes:
+            if node.op == "leaf" and node.attribute[0] == "array" and node not in loads:
+                key = ("array", node.attribute[1])
+                loads[node] = self.inputs[key] = self._place_leaf("array", node.size)
+
+    # Gradients
+
+    def _differentiate(self) -> None:
+        graph, leaves = self.graph, self.translation.leaves
+        self.dys = [graph.leaf("dy", j, (node.size,)).node for j, node in enumerate(self.ys)] if self.wanted else []
+        self.carry = [graph.leaf("carry", i, (node.size,)).node for i, node in enumerate(self.states)] if self.wanted else []
+        seeds = [*zip(self.ys, self.dys), *zip(self.states_after, self.carry)]
+        asked = [v.node for (_, i), v in leaves.items() if i in self.wanted] + (self.states if self.wanted else [])
+        weights = [i for i in self.translation.weights if i in self.wanted]
+        whole = [(all_of(v, v.shape), all_of(d, v.shape)) for v, d in seeds]
+        self.reverse = Reverse(graph, whole, asked, weights)
+        self.gradients = {node: graph.own(d) for node, d in self.reverse.gradients.items()}
+
+    def _save(self, loads: dict[Node, Place], n_forward: int) -> None:
+        """Decides what the forward pass keeps for the backward pass; what is cheap is computed again."""
+        self._arrays(loads)
+        available = {**loads}
+        for node, place in zip(self.states_after, self.after):
+            available.setdefault(node, place)
+        self.saved: dict[Node, Place] = {}
+
+        def save(node: Node) -> None:
+            if node not in available and node.op != "constant":
+                available[node] = self.saved[node] = self.buffers.new("sequence", node.size, "t")
+
+        for product in self.reverse.products:
+            if product.input.node.index < n_forward:
+                save(product.input.node)
+        later = [*self.graph.nodes[n_forward:], *(d.node for d in self.gradients.values())]
+        needed = {arg.node for node in later for arg in node.args if arg.node.index < n_forward}
+        needed |= {d.node for d in self.gradients.values() if d.node.index < n_forward}
+        needed |= {product.gradient.node for product in self.reverse.products if product.gradient.node.index < n_forward}
+        for node in sorted(needed, key=lambda node: node.index):
+            if node.op not in CHEAP or node.attribute == "keep" or node.size == 1:
+                save(node)
+        for node in sorted(needed, key=lambda node: node.index):
+            if not _can_be_made(node, available):
+                save(node)
+
+    # Programs
+
+    def _weight(self, weight: Weight) -> Place:
+        if weight not in self.weights:
+            self.weights[weight] = self.buffers.new("weight", weight.rows * weight.columns, "0")
+        return self.weights[weight]
+
+    def _plan_forward(self, loads: dict[Node, Place], n_forward: int) -> None:
+        self.y_places: list[Place] = []
+        sinks: Pairs = []
+        for node in self.ys:
+            after = [place for other, place in zip(self.states_after, self.after) if other is node]
+            place = self.saved.get(node) or (after and node not in loads and after[0]) or None
+            if place is None:
+                place = self.buffers.new("sequence", node.size, "t")
+                sinks.append((node, place))
+            self.y_places.append(place)
+        recurrent = list(zip(self.states_after, self.after))
+        sinks += list(self.saved.items())
+        keep = [*self.saved, *self.ys, *self.states_after]
+        nodes = self.graph.nodes[:n_forward]
+        self.forward = self._split("forward", nodes, self.states, recurrent, sinks, [], loads, keep)
+        for node, place in [*zip(self.states_after, self.after), *self.saved.items()]:
+            loads.setdefault(node, place)
+
+    def _plan_backward(self, loads: dict[Node, Place], n_forward: int) -> None:
+        new = self.buffers.new
+        self.backward: list[Program] = []
+        self.dy_places = [new("sequence", node.size, "t") for node in self.dys]
+        self.carry_places = [new("pair", node.size, "p") for node in self.carry]
+        self.gradient_places: dict[tuple[str, int], Place] = {}
+        self.weight_gradients: list[WeightGradient] = []
+        if not self.wanted:
+            return
+        loads.update(zip(self.dys, self.dy_places))
+        loads.update(zip(self.carry, self.carry_places))
+        sinks, adds = self._place_gradients()
+        sinks += self._place_weight_gradients(loads)
+        recurrent = []
+        for state, place in zip(self.states, self.carry_places):
+            d = self.gradients.get(state)
+            node = self.graph.own(self.graph.constant(0.0).broadcast((state.size,))).node if d is None else d.node
+            recurrent.append((node, place._replace(rows="q")))
+        nodes = self.graph.nodes[n_forward:]
+        self._arrays(loads)
+        self.backward = self._split("backward", nodes, self.carry, recurrent, sinks, adds, loads, [])
+
+    def _place_gradients(self) -> tuple[Pairs, Pairs]:
+        new, sinks, adds = self.buffers.new, [], []
+        for (kind, i), view in self.translation.leaves.items():
+            d = self.gradients.get(view.node)
+            if d is None or i not in self.wanted or kind not in ("x", "shared", "sample"):
+                continue
+            buffer, rows = {"x": ("sequence", "t"), "shared": ("single", "0"), "sample": ("sample", "b")}[kind]
+            place = self.gradient_places[kind, i] = new(buffer, view.node.size, rows)
+            (sinks if kind == "x" else adds).append((d.node, place))
+        return sinks, adds
+
+    def _place_weight_gradients(self, loads: dict[Node, Place]) -> Pairs:
+        """Keeps what is multiplied for the gradients of weights, for all times."""
+        sinks: dict[Node, Place] = {}
+
+        def place(node: Node) -> Place:
+            if node in loads and loads[node].rows == "t":
+                return loads[node]
+            if node not in sinks:
+                sinks[node] = self.buffers.new("sequence", node.size, "t")
+            return sinks[node]
+
+        for weight, a, d in self.reverse.products:
+            self.weight_gradients.append(WeightGradient(weight, a, place(a.node), d, place(d.node)))
+        return list(sinks.items())
+
+    def _split(
+        self,
+        name: str,
+        nodes: Sequence[Node],
+        varying: Sequence[Node],
+        recurrent: Pairs,
+        sinks: Pairs,
+        adds: Pairs,
+        loads: dict[Node, Place],
+        keep: Sequence[Node],
+    ) -> list[Program]:
+        """Makes programs before, in and after the loop: products that the recurrence does not need are done for all times at once."""
+        first, last = _find_parts([node for node, _ in [*recurrent, *sinks, *adds]], varying, [n for n, _ in recurrent], loads)
+        loads = {**loads}
+        have = {node for node, _ in sinks}
+        handed = [node for node in [*_products_in(first), *_needed_by(last, loads)] if node not in have]
+        sinks = [*sinks, *((node, self.buffers.new("sequence", node.size, "t")) for node in dict.fromkeys(handed))]
+        parts: dict[str, tuple[Pairs, Pairs]] = {"before": ([], []), "loop": (list(recurrent), []), "later": ([], [])}
+        for which, pairs in ((0, sinks), (1, adds)):
+            for node, place in pairs:
+                part = "later" if node in last else "before" if node in first and which == 0 else "loop"
+                parts[part][which].append((node, place))
+        programs = []
+        for part, (stored, added) in parts.items():
+            if stored or added:
+                flat = part != "loop" and not _reads_samples([n for n, _ in [*stored, *added]], loads)
+                flat = flat and all(place.rows != "b" for _, place in added)
+                schedule = Schedule(self.graph, self.buffers, stored, added, dict(loads), self._weight, keep, flat)
+                programs.append(Program(f"nnshop_{name}_{part}", schedule, flat))
+                loads.update((node, place) for node, place in stored if node not in loads and place.rows == "t")
+        return programs
+
+
+def _can_be_made(node: Node, available: dict[Node, Place], depth: int = 3) -> bool:
+    """Whether the backward pass can compute a value again, by a few cheap operations."""
+    if node in available or node.op == "constant":
+        return True
+    cheap = node.op in CHEAP and node.attribute != "keep" and node.size > 1 and depth > 0
+    return cheap and all(_can_be_made(arg.node, available, depth - 1) for arg in node.args)
+
+
+def _above(starts: Iterable[Node], known: dict[Node, Place]) -> set[Node]:
+    """All that these are computed of, themselves included, as far as what is known."""
+    seen: set[Node] = set()
+    stack = list(starts)
+    while stack:
+        node = stack.pop()
+        if node not in seen:
+            seen.add(node)
+            if node not in known:
+                stack += [arg.node for arg in node.args]
+    return seen
+
+
+def _find_parts(
+    wanted: Iterable[Node], varying: Iterable[Node], recurrent: Iterable[Node], loads: dict[Node, Place]
+) -> tuple[set[Node], set[Node]]:
+    """Which nodes are computed before the loop, and which after it."""
+    alive = sorted(_above(wanted, loads), key=lambda node: node.index)
+    inside = _above(recurrent, loads)
+    varies: set[Node] = set(varying)
+    last: set[Node] = set()
+    for node in alive:
+        if node in loads:
+            continue
+        if any(arg.node in varies for arg in node.args):
+            varies.add(node)
+        after = node.op == "product" and node in varies and node not in inside
+        if after or any(arg.node in last for arg in node.args):
+            last.add(node)
+    products = [node for node in alive if node.op == "product" and node not in varies and node not in loads]
+    return _above(products, loads) - set(loads) - last, last
+
+
+def _products_in(nodes: Iterable[Node]) -> list[Node]:
+    return sorted((node for node in nodes if node.op == "product"), key=lambda node: node.index)
+
+
+def _needed_by(last: Iterable[Node], loads: dict[Node, Place]) -> list[Node]:
+    """What the loop hands to the program after it."""
+    chosen = set(last)
+    found = {arg.node for node in chosen for arg in node.args}
+    return sorted(
+        (n for n in found if n not in chosen and n not in loads and n.op != "constant"), key=lambda node: node.index
+    )
+
+
+def _reads_samples(starts: Iterable[Node], loads: dict[Node, Place]) -> bool:
+    """Whether something of these reads what each sample has, at all times the same."""
+    return any(node in loads and loads[node].rows == "b" for node in _above(starts, loads))
+
+
+__all__ = ["Callable", "Graph", "Plan", "Program"]

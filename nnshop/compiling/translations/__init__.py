@@ -1,0 +1,5 @@
+"""What NNabla's functions compute, as nodes; importing this fills the table of `translate`."""
+
+from __future__ import annotations
+
+from . import elementwise, moving, normalizing, products, reducing
