@@ -36,11 +36,13 @@ class Unsupported(ValueError):
 class Node:
     """One value of a step; equal ones are the same object, see `Graph.make`."""
 
-    __slots__ = ("args", "attribute", "index", "op", "shape", "size")
+    __slots__ = ("args", "attribute", "index", "op", "recurrent", "shape", "size")
 
     def __init__(self, op: str, args: tuple[View, ...], shape: tuple[int, ...], attribute: Any, index: int) -> None:
         self.op, self.args, self.shape, self.attribute, self.index = op, args, shape, attribute, index
         self.size = prod(shape)
+        self.recurrent = op == "leaf" and attribute is not None and attribute[0] in ("state", "carry")
+        self.recurrent = self.recurrent or any(arg.node.recurrent for arg in args)  # whether it depends on the state
 
     @property
     def elementwise(self) -> bool:
@@ -204,10 +206,6 @@ class Graph:
         return self._apply(op, [v.broadcast(shape) for v in given], shape)
 
     def _apply(self, op: str, given: list[View], shape: tuple[int, ...], attribute: Any = None) -> View:
-        if op == "add":
-            joined = self._join_products(given, shape)
-            if joined is not None:
-                return joined
         sizes, args = aligned(shape, [self._pushed(v) for v in given])
         return all_of(self.make(op, args, sizes, attribute), shape)
 
@@ -236,18 +234,24 @@ class Graph:
             return v
         return self._apply(node.op, inner, v.shape, node.attribute)  # type: ignore[arg-type]
 
-    def _join_products(self, given: list[View], shape: tuple[int, ...]) -> View | None:
-        """Adds into a product what is added to it, and moves biases outwards, so that products meet."""
-        for p, q in (given[::-1], given):
-            if p.whole and q.whole and p.node.op == q.node.op == "product" and p.node.shape == q.node.shape:
-                if len(p.node.args) == 1:
-                    return all_of(self.make("product", [*p.node.args, _as(q, (q.size,))], p.node.shape, p.node.attribute), shape)
-        for p, q in (given, given[::-1]):
+    def add_alone(self, a: View, b: View) -> View:
+        """A sum of values that nothing else uses: a product is added up where another one lies.
+
+        Biases go outwards, so that products meet.
+        """
+        shape = np.broadcast_shapes(a.shape, b.shape)
+        a, b = a.broadcast(shape), b.broadcast(shape)
+        for p, q in ((a, b), (b, a)):
             if p.whole and p.node.op == "add" and _shared(p.node.args[1].node) and not _shared(q.node):
                 inner, bias = p.node.args
                 if inner.whole and inner.size == p.size:
-                    return self.apply("add", self.apply("add", _as(inner, shape), q), self.reshape(bias, shape))
-        return None
+                    return self.apply("add", self.add_alone(all_of(inner.node, shape), q), self.reshape(bias, shape))
+        first, last = sorted((a, b), key=lambda v: v.node.recurrent)
+        both = all(v.whole and v.node.op == "product" and v.node.shape == first.node.shape for v in (first, last))
+        if both and len(last.node.args) == 1:
+            made = self.make("product", [*last.node.args, all_of(first.node, (first.size,))], last.node.shape, last.node.attribute)
+            return all_of(made, shape)
+        return self.apply("add", a, b)
 
     # Whole rows
 

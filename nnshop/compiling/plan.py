@@ -244,7 +244,9 @@ class Plan:
                 flat = flat and all(place.rows != "b" for _, place in added)
                 schedule = Schedule(self.graph, self.buffers, stored, added, dict(loads), self._weight, keep, flat)
                 programs.append(Program(f"nnshop_{name}_{part}", schedule, flat))
-                loads.update((node, place) for node, place in stored if node not in loads and place.rows == "t")
+                for node, place in stored:
+                    if place.rows == "t" and (node not in loads or loads[node].rows in "pq"):
+                        loads[node] = place
         return programs
 
 
@@ -294,12 +296,11 @@ def _products_in(nodes: Iterable[Node]) -> list[Node]:
 
 
 def _needed_by(last: Iterable[Node], loads: dict[Node, Place]) -> list[Node]:
-    """What the loop hands to the program after it."""
+    """What the loop hands to the program after it: what it computes, and what has a place for two steps only."""
     chosen = set(last)
-    found = {arg.node for node in chosen for arg in node.args}
-    return sorted(
-        (n for n in found if n not in chosen and n not in loads and n.op != "constant"), key=lambda node: node.index
-    )
+    found = {arg.node for node in chosen for arg in node.args} - chosen
+    there = {node for node in found if node.op == "constant" or (node in loads and loads[node].rows not in "pq")}
+    return sorted(found - there, key=lambda node: node.index)
 
 
 def _reads_samples(starts: Iterable[Node], loads: dict[Node, Place]) -> bool:

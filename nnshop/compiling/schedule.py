@@ -88,6 +88,7 @@ class Schedule:
         self._uses = _count_uses([node for node, _ in [*sinks, *adds]], loads)
         for node in keep:
             self._uses[node] = self._uses.get(node, 0) + 1
+        self._stored = {node for node, _ in sinks}
         copied = [(node, place) for node, place in sinks if not self._lies_at(node, place)]
         for kind, pairs in (("store", copied), ("add", adds)):
             for node, place in pairs:
@@ -133,16 +134,21 @@ class Schedule:
         if node.op == "leaf":
             raise AssertionError(f"{node} is not there for this program")
         if node.op == "product":
-            return max(self._gap(arg.node) for arg in node.args) + 1, 0
+            a, *added = node.args
+            return max(self._gap(a.node), *(self._gap(v.node, not self._joins(v.node)) for v in added), 0) + 1, 0
         if node.op in ("assemble", "scatter"):
             return max(self._start(root) for root in self._pieces(node))
         if node.op == "reduce":
             return self._ready(node.args[0], node.args[0].shape)
         return max(self._ready(arg, node.shape, _is_table(node, i)) for i, arg in enumerate(node.args))
 
-    def _gap(self, node: Node) -> int:
-        """The phase after which a product may read a node."""
-        return self.time(node)[0] - (node.op == "product" and node not in self.loads)
+    def _gap(self, node: Node, copied: bool = False) -> int:
+        """The phase after which a product may read a node, or what a loop has copied of it."""
+        return self.time(node)[0] - (node.op == "product" and node not in self.loads and not copied)
+
+    def _joins(self, first: Node) -> bool:
+        """Whether a product that another one is added to may lie in the same place."""
+        return first.op == "product" and self._uses.get(first, 0) == 1 and first not in self._stored
 
     def _ready(self, view: View, space: tuple[int, ...], from_memory: bool = False) -> Time:
         """When a loop over this space may read a view."""
@@ -271,10 +277,9 @@ class Schedule:
 
     def _start_with(self, node: Node, first: Node) -> None:
         """Puts what is added to a product where the product will lie."""
-        alone = self._uses.get(first, 0) == 1 and first.op == "product"
-        if alone and first in self.loads and node not in self.places:
+        if self._joins(first) and first in self.loads and node not in self.places and node not in self._same:
             self.places[node] = self.loads[first]  # it was computed before for this alone
-        elif alone and first not in self.loads and first not in self.places:
+        elif self._joins(first) and first not in self.loads:
             self._same[first] = node
             self._compute(first)
         else:

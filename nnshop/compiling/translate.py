@@ -12,7 +12,9 @@ It gets the translation and the function, and returns the value of its output, o
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import nnabla as nn
@@ -70,6 +72,8 @@ class Translation:
         self.leaves: dict[tuple[str, int], View] = {}
         self.weights: dict[int, nn.Variable] = {}
         self._values: dict[nn.Variable, View] = {}
+        self._uses = Counter(v for function in functions for v in function.inputs)
+        self._uses.update(outputs)
         for function in functions:
             self._translate(function)
         self.results = [self.value(v) for v in outputs]
@@ -89,6 +93,11 @@ class Translation:
     def inputs(self, function: Any) -> list[View]:
         """The values of a function's inputs."""
         return [self.value(v) for v in function.inputs]
+
+    def add(self, a: nn.Variable, b: nn.Variable) -> View:
+        """The sum of two Variables; where nothing else uses them, products are added up in one place."""
+        alone = self._uses[a] == self._uses[b] == 1
+        return (self.graph.add_alone if alone else partial(self.graph.apply, "add"))(self.value(a), self.value(b))
 
     def shape(self, v: nn.Variable) -> tuple[int, ...]:
         """The shape that a Variable has in each row."""

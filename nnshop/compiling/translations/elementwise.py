@@ -10,8 +10,8 @@ from ..nodes import Graph, Unsupported, View
 from ..translate import TRANSLATIONS, Translation, translates
 
 _SAME = {
-    "Add2": "add", "Sub2": "sub", "Mul2": "mul", "Div2": "div", "Pow2": "pow", "Maximum2": "maximum", "Minimum2": "minimum",
-    "BcAdd2": "add", "ATan2": "atan2", "Abs": "abs", "Exp": "exp", "Log": "log", "Sigmoid": "sigmoid", "Tanh": "tanh", "Sin": "sin",
+    "Sub2": "sub", "Mul2": "mul", "Div2": "div", "Pow2": "pow", "Maximum2": "maximum", "Minimum2": "minimum",
+    "ATan2": "atan2", "Abs": "abs", "Exp": "exp", "Log": "log", "Sigmoid": "sigmoid", "Tanh": "tanh", "Sin": "sin",
     "Cos": "cos", "Tan": "tan", "Sinh": "sinh", "Cosh": "cosh", "ASin": "asin", "ACos": "acos", "ATan": "atan",
     "ASinh": "asinh", "ACosh": "acosh", "ATanh": "atanh", "Erf": "erf", "Floor": "floor", "Ceil": "ceil", "Round": "round",
     "LogSigmoid": "logsigmoid", "Equal": "equal", "NotEqual": "not_equal", "Less": "less", "LessEqual": "less_equal",
@@ -42,6 +42,11 @@ def _scalar_first(op: str) -> Callable[[Translation, Any], View]:
 TRANSLATIONS.update({name: _same(op) for name, op in _SAME.items()})
 TRANSLATIONS.update({name: _with_scalar(op) for name, op in _WITH_SCALAR.items()})
 TRANSLATIONS.update({name: _scalar_first(op) for name, op in _SCALAR_FIRST.items()})
+
+
+@translates("Add2", "BcAdd2")
+def add2(t: Translation, f: Any) -> View:
+    return t.add(*f.inputs)
 
 
 @translates("AddN")

@@ -40,7 +40,7 @@ def multiply(g: Graph, a: View, n: int, weight: Weight) -> View:
     total = None
     for value, first, size in parts:
         product = g.product(g.reshape(value, (1, size)), n, weight._replace(row=weight.row + first, rows=size))
-        total = product if total is None else g.apply("add", total, product)
+        total = product if total is None else g.add_alone(total, product)
     assert total is not None
     return total
 
