@@ -1,16 +1,16 @@
-"""A plan as machine code: it runs the programs of a step on buffers."""
+"""A plan as machine code."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from ctypes import CFUNCTYPE, c_int64, c_void_p
 from functools import cached_property
 
-import numpy as np
-
 from . import machine
+from .memory import Memory
 from .plan import Plan, Program
-from .places import Place
 from .program import ProgramText
 from .text import Text, module
 
@@ -24,16 +24,27 @@ class Engine:
         self.plan = plan
 
     @cached_property
-    def forward(self) -> dict[str, _SIGNATURE]:  # type: ignore[valid-type]
+    def _forward(self) -> list[Callable]:
         return self._compile(self.plan.forward)
 
     @cached_property
-    def backward(self) -> dict[str, _SIGNATURE]:  # type: ignore[valid-type]
+    def _backward(self) -> list[Callable]:
         return self._compile(self.plan.backward)
 
-    def _compile(self, programs: Sequence[Program]) -> dict:
-        self.code = machine.load(text_of(programs), [program.name for program in programs])
-        return {name: (_SIGNATURE(address), self.code) for name, address in self.code.items()}
+    def _compile(self, programs: Sequence[Program]) -> list[Callable]:
+        code = machine.load(text_of(programs), [program.name for program in programs])
+        functions = [_SIGNATURE(code[program.name]) for program in programs]
+        for function in functions:
+            function.code = code  # type: ignore[attr-defined]  # what it calls lives as long as it does
+        return functions
+
+    def run_forward(self, memory: Memory) -> None:
+        for program, function in zip(self.plan.forward, self._forward):
+            memory.run(program, function, memory.reverse)
+
+    def run_backward(self, memory: Memory) -> None:
+        for program, function in zip(self.plan.backward, self._backward):
+            memory.run(program, function, not memory.reverse)
 
 
 def text_of(programs: Sequence[Program]) -> str:
@@ -46,59 +57,20 @@ def text_of(programs: Sequence[Program]) -> str:
     return module(functions, declared)
 
 
-class Memory:
-    """The buffers of a plan, for so many steps of so many rows.
+class Recent:
+    """Keeps what was made for the last keys, so that the same step is planned once."""
 
-    Args:
-        plan: Tells what there is.
-        length, batch: T and B.
-        reverse: Whether time runs backwards, so that a state lies before the one that it was made of.
-    """
+    def __init__(self, most: int) -> None:
+        self._most, self._made, self._lock = most, OrderedDict(), threading.Lock()
 
-    def __init__(self, plan: Plan, length: int, batch: int, reverse: bool) -> None:
-        self.plan, self.length, self.batch, self.reverse = plan, length, batch, reverse
-        self.arrays: list[np.ndarray | None] = [None] * len(plan.buffers.all)
-        self.table = np.zeros(len(self.arrays), np.int64)
-
-    def allocate(self) -> None:
-        """Makes all buffers that are not outside."""
-        rows = {
-            "sequence": self.length * self.batch,
-            "state": (self.length + 1) * self.batch,
-            "sample": self.batch,
-            "wide": self.length * self.batch,
-            "pair": 2 * self.batch,
-            "single": 1,
-        }
-        inside = self.plan.buffers.inside
-        for i, (kind, width) in enumerate(self.plan.buffers.all):
-            if self.arrays[i] is None and i not in inside and kind in rows:
-                self.bind(i, np.empty((rows[kind], width), np.float32))
-            elif kind == "after":  # the state that lies one step on
-                self._shift(i)
-
-    def _shift(self, after: int) -> None:
-        whole = self.arrays[after - 1]
-        assert whole is not None
-        first, second = whole[: -self.batch], whole[self.batch :]
-        self.arrays[after - 1], self.arrays[after] = (second, first) if self.reverse else (first, second)
-        for i in (after - 1, after):
-            self.table[i] = self.arrays[i].ctypes.data  # type: ignore[union-attr]
-
-    def bind(self, buffer: int, array: np.ndarray) -> None:
-        """Lets a buffer be an array, which must stay as it is until it is another."""
-        self.arrays[buffer] = array
-        self.table[buffer] = array.ctypes.data
-
-    def rows(self, place: Place) -> np.ndarray:
-        """The numbers of a place in all rows."""
-        size = place.width - place.offset
-        place = self.plan.buffers.resolve(place)
-        array = self.arrays[place.buffer]
-        assert array is not None
-        return array[:, place.offset : place.offset + size]
-
-    def run(self, program: Program, code: dict, backwards: bool) -> None:
-        function, _ = code[program.name]
-        steps, rows = (1, self.length * self.batch) if program.flat else (self.length, self.batch)
-        function(self.table.ctypes.data, steps, rows, 0, rows, int(backwards and not program.flat))
+    def get(self, key, make):  # type: ignore[no-untyped-def]
+        with self._lock:
+            if key in self._made:
+                self._made.move_to_end(key)
+                return self._made[key]
+        made = make()
+        with self._lock:
+            self._made[key] = made
+            while len(self._made) > self._most:
+                self._made.popitem(last=False)
+        return made

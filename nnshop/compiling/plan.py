@@ -48,12 +48,13 @@ class Plan:
         dy_places, carry_places (list of Place): Where the gradients of outputs and of the states after a step go.
         gradient_places (dict): Where gradients come out, by kind and number of the leaf.
         weight_gradients (list of WeightGradient): What the gradients of weights are made of.
-        weights (dict of Weight to Place): Those that are to be packed.
+        forward_weights, backward_weights (list): What each pass multiplies by, and where it is to lie, packed.
     """
 
     def __init__(self, translation: Translation, n_y: int, wanted: Iterable[int]) -> None:
         self.translation, self.graph, self.wanted = translation, translation.graph, frozenset(wanted)
-        self.buffers, self.weights = Buffers(), {}
+        self.buffers = Buffers()
+        self.weights: dict[Weight, Place] = {}
         graph = self.graph
         results = [graph.own(v) for v in translation.results]
         self.ys, self.states_after = [v.node for v in results[:n_y]], [v.node for v in results[n_y:]]
@@ -64,7 +65,9 @@ class Plan:
         loads = self._find_loads()
         self._save(loads, n_forward)
         self._plan_forward(loads, n_forward)
+        self.forward_weights = list(self.weights.items())
         self._plan_backward(loads, n_forward)
+        self.backward_weights = list(self.weights.items())[len(self.forward_weights) :]
 
     def _make_states(self) -> None:
         """Leaves for all states, those too that the step does not read."""
@@ -88,7 +91,7 @@ class Plan:
 
     def _place_leaf(self, kind: str, size: int) -> Place:
         rows = {"x": "t", "drawn": "t", "sample": "b", "shared": "0", "array": "0"}[kind]
-        return self.buffers.new("sequence" if rows == "t" else "closure", size, rows)
+        return self.buffers.new("given" if rows == "t" else "closure", size, rows)
 
     def _find_loads(self) -> dict[Node, Place]:
         """Where leaves lie, and the states after a step."""
@@ -170,7 +173,7 @@ class Plan:
     def _plan_backward(self, loads: dict[Node, Place], n_forward: int) -> None:
         new = self.buffers.new
         self.backward: list[Program] = []
-        self.dy_places = [new("sequence", node.size, "t") for node in self.dys]
+        self.dy_places = [new("given", node.size, "t") for node in self.dys]
         self.carry_places = [new("pair", node.size, "p") for node in self.carry]
         self.gradient_places: dict[tuple[str, int], Place] = {}
         self.weight_gradients: list[WeightGradient] = []

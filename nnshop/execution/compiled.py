@@ -8,9 +8,11 @@ from typing import Any
 import nnabla as nn
 import numpy as np
 
-from ..compiling import translations as _translations
-from ..compiling.engine import Engine, Memory
-from ..compiling.plan import Plan
+from ..compiling import translations  # noqa: F401  (fills the table)
+from ..compiling.engine import Engine, Recent
+from ..compiling.memory import Memory
+from ..compiling.places import Place
+from ..compiling.plan import Plan, WeightGradient
 from ..compiling.products import multiply, pack
 from ..compiling.translate import Mixes, Translation
 from ..core import Tree, shapes, tree_leaves, tree_like, tree_map
@@ -22,146 +24,279 @@ from .unrolled import check_state_kept
 
 
 def iterate(
-    step: Callable, xs: Tree, state: Tree, length: int, reverse: bool, running: Callable | None = None, batch_major: bool = False
+    step: Callable,
+    xs: Tree,
+    state: Tree,
+    length: int,
+    reverse: bool,
+    running: Callable | None = None,
+    checkpoint_every: int | None = None,
+    batch_major: bool = False,
 ) -> tuple[Tree, Tree]:
-    """Compiles the step; see `nnshop.execution.iterate`."""
+    """Compiles the step; see `nnshop.execution.iterate`. With batch_major sequences are `(B, T, ...)`."""
 
     def one(v: nn.Variable) -> nn.Variable:
         return nn.Variable((v.shape[0], *v.shape[2:]) if batch_major else v.shape[1:])
 
     graph, y, after = trace(step, tree_map(one, xs), state)
     check_state_kept(shapes(state), shapes(after))
+    if not graph.outputs:
+        return y, after
     inputs = [*tree_leaves((xs, state)), *graph.closures]
-    function = Compiled(graph, len(tree_leaves(xs)), len(tree_leaves(y)), length, reverse, batch_major, inputs)
+    recipe = Recipe(graph, len(tree_leaves(xs)), len(tree_leaves(y)))
+    wanted = frozenset(i for i, v in enumerate(inputs) if v.need_grad)
+    function = Compiled(recipe, length, reverse, batch_major, checkpoint_every or length, wanted)
     made = as_list(function(*inputs, n_outputs=len(graph.outputs)))
+    reached = graph.reached(graph.inputs)
+    for output, inner in zip(made, graph.outputs):
+        if inner not in reached:
+            output.need_grad = False
     remaining = iter(made)
     return tree_like(y, remaining), tree_like(after, remaining)
 
 
-def translate(graph: StepGraph, n_x: int, n_states: int) -> Translation:
-    """The nodes of a step: rows are the samples of the batch, where they do not meet."""
-    kinds = ["x"] * n_x + ["state"] * n_states + ["closure"] * len(graph.closures)
-    functions = functions_of(graph.outputs)
-    leaves = graph.inputs[: n_x + n_states]
-    batches = {v.shape[0] if v.ndim else None for v in leaves}
-    if len(batches) == 1 and None not in batches and any(v.ndim > 1 for v in leaves):
+class Recipe:
+    """A traced step, and its engines for the gradients that are asked for."""
+
+    def __init__(self, graph: StepGraph, n_x: int, n_y: int) -> None:
+        self.outputs, self.n_x, self.n_y = graph.outputs, n_x, n_y
+        self.n_states = len(graph.outputs) - n_y
+        n_closures = len(graph.inputs) - n_x - self.n_states
+        self.draws = [draw for draw in graph.drawing]
+        drawn = [draw.output for draw in self.draws]
+        self.inputs = [*graph.inputs, *drawn]
+        self.kinds = ["x"] * n_x + ["state"] * self.n_states + ["closure"] * n_closures + ["drawn"] * len(drawn)
+        self.functions = [f for f in functions_of(graph.outputs) if f.outputs[0] not in drawn]
+        self.batch = self._find_batch()
+        self._engines: dict[frozenset[int], Engine] = {}
+
+    def _find_batch(self) -> int | None:
+        """How many rows there are, or None where they meet."""
+        leaves = self.inputs[: self.n_x + self.n_states]
+        sizes = {v.shape[0] if v.ndim else None for v in leaves}
+        (batch,) = sizes if len(sizes) == 1 else (None,)
+        if batch is None or all(v.ndim < 2 for v in leaves):
+            return None
         try:
-            return Translation(graph.inputs, kinds, functions, graph.outputs, batches.pop())
+            self._first: Translation | None = self._translate(batch)
         except Mixes:
-            pass
-    return Translation(graph.inputs, kinds, functions, graph.outputs, None)
+            return None
+        return batch
+
+    def _translate(self, batch: int | None) -> Translation:
+        return Translation(self.inputs, self.kinds, self.functions, self.outputs, batch)
+
+    def engine(self, wanted: frozenset[int]) -> Engine:
+        if wanted not in self._engines:
+            self._engines[wanted] = Engine(Plan(self._translate(self.batch), self.n_y, wanted))
+        return self._engines[wanted]
+
+
+_RECIPES = Recent(64)
 
 
 class Compiled(ArrayFunction):
-    """`(xs, states, closures) -> (ys, states)`, sequences `(T, B, ...)`, or `(B, T, ...)` with `batch_major`."""
+    """`(xs, states, closures) -> (ys, states)`, sequences `(T, B, ...)`, or `(B, T, ...)` with `batch_major`.
 
-    def __init__(self, graph: StepGraph, n_x: int, n_y: int, length: int, reverse: bool, batch_major: bool, inputs: Sequence) -> None:
+    Args:
+        recipe: The step.
+        length: T.
+        reverse: From the last step to the first.
+        batch_major: Where the axis of the batch is.
+        every: After how many steps the states are kept; all else is computed again in the backward pass, if that is less than T.
+        wanted: The inputs whose gradients will be asked for, as far as that is known.
+    """
+
+    def __init__(
+        self, recipe: Recipe, length: int, reverse: bool, batch_major: bool, every: int, wanted: frozenset[int]
+    ) -> None:
         super().__init__()
-        self.graph, self.n_x, self.n_y, self.length, self.reverse, self.batch_major = graph, n_x, n_y, length, reverse, batch_major
-        self.n_states = len(graph.outputs) - n_y
-        wanted = [i for i, v in enumerate(inputs) if v.need_grad]
-        self.translation = translate(graph, n_x, self.n_states)
-        self.batch = self.translation.batch or 1
-        self.plan = Plan(self.translation, n_y, wanted)
-        self.engine = Engine(self.plan)
-        self.memory: Memory | None = None
+        self.recipe, self.length, self.reverse, self.batch_major = recipe, length, reverse, batch_major
+        self.batch = recipe.batch or 1
+        parts = [range(start, min(start + every, length)) for start in range(0, length, every)]
+        self.parts = parts[::-1] if reverse else parts
         self.packed: dict = {}
+        self._use(wanted)
+
+    def _use(self, wanted: frozenset[int]) -> None:
+        """Uses the programs for these gradients."""
+        self.engine = self.recipe.engine(wanted)
+        self.plan = self.engine.plan
+        self.memories: dict[int, Memory] = {}  # by length of a part
+        self.part_in: dict[int, range] = {}
+        self.kept: list[list[np.ndarray]] = []
+
+    def min_outputs(self) -> int:
+        return len(self.recipe.outputs)
 
     def setup_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
-        for v, output in zip(self.graph.outputs[: self.n_y], outputs):
+        n_y = self.recipe.n_y
+        for v, output in zip(self.recipe.outputs[:n_y], outputs):
             shape = (v.shape[0], self.length, *v.shape[1:]) if self.batch_major else (self.length, *v.shape)
             output.reset_shape(shape, True)
-        for v, output in zip(self.graph.outputs[self.n_y :], outputs[self.n_y :]):
+        for v, output in zip(self.recipe.outputs[n_y:], outputs[n_y:]):
             output.reset_shape(v.shape, True)
 
-    def _pack(self, inputs: Sequence[nn.Variable]) -> None:
-        for weight, place in self.plan.weights.items():
-            w = array_of(inputs[weight.input]).reshape(-1, weight.columns)[weight.row : weight.row + weight.rows]
-            self.packed[weight] = pack(w.T if weight.transposed else w, self.packed.get(weight))
-            self.memory.bind(place.buffer, self.packed[weight])
-
-    def _take_sequence(self, place: Any, array: np.ndarray) -> None:
-        n = place.width
-        if self.batch_major and self.batch > 1:
-            rows = self.memory.arrays[place.buffer]
-            rows.reshape(self.length, self.batch, n)[...] = array.reshape(self.batch, self.length, n).swapaxes(0, 1)
-        else:
-            self.memory.bind(place.buffer, array.reshape(-1, n))
-
-    def _take(self, inputs: Sequence[nn.Variable]) -> None:
-        for (kind, i), place in self.plan.inputs.items():
-            if kind == "x":
-                self._take_sequence(place, array_of(inputs[i]))
-            elif kind == "array":
-                self.memory.bind(place.buffer, self.plan.graph.arrays[i])
-            else:
-                self.memory.bind(place.buffer, array_of(inputs[i]))
+    # Forward
 
     def forward_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
-        plan, batch = self.plan, self.batch
-        if self.memory is None:
-            self.memory = Memory(plan, self.length, batch, self.reverse)
-            self.memory.allocate()
-        memory = self.memory
-        self._pack(inputs)
-        self._take(inputs)
-        for i, place in enumerate(plan.before):
-            start = memory.rows(place)
-            (start[-batch:] if self.reverse else start[:batch])[...] = array_of(inputs[self.n_x + i]).reshape(batch, -1)
-        for program in plan.forward:
-            memory.run(program, self.engine.forward, self.reverse)
-        for output, place, node in zip(outputs, plan.y_places, plan.ys):
-            y = memory.rows(place).reshape(self.length, batch, node.size)
-            y = y.swapaxes(0, 1) if self.batch_major else y
-            output.data.cast(np.float32).reshape(y.shape)[...] = y
-        for output, place in zip(outputs[self.n_y :], plan.after):
-            end = memory.rows(place)
-            output.data.cast(np.float32).reshape(batch, -1)[...] = end[:batch] if self.reverse else end[-batch:]
+        recipe, batch = self.recipe, self.batch
+        self._draw()
+        self._pack(inputs, self.plan.forward_weights)
+        ys = [output.data.cast(np.float32) for output in outputs[: recipe.n_y]]
+        states = [array_of(v) for v in inputs[recipe.n_x : recipe.n_x + recipe.n_states]]
+        self.kept, self.part_in = [], {}
+        for part in self.parts:
+            memory = self._run_part(part, inputs, states)
+            for y, place in zip(ys, self.plan.y_places):
+                self._steps(y, part, place.width)[...] = memory.rows(place).reshape(len(part), batch, -1)
+            states = [self._last(memory, place) for place in self.plan.after]
+        for output, state in zip(outputs[recipe.n_y :], states):
+            output.data.cast(np.float32).reshape(state.shape)[...] = state
 
-    def backward_impl(self, inputs, outputs, propagate_down, accum) -> None:
-        plan, batch, memory = self.plan, self.batch, self.memory
-        self._pack(inputs)
-        self._take(inputs)
-        for place, output in zip(plan.dy_places, outputs):
-            self._take_sequence(place, gradient_of(output))
-        for place, output in zip(plan.carry_places, outputs[self.n_y :]):
-            memory.rows(place)[:batch] = gradient_of(output).reshape(batch, -1)
-        for (kind, _), place in plan.gradient_places.items():
-            if kind != "x":
-                memory.rows(place)[...] = 0
-        for program in plan.backward:
-            memory.run(program, self.engine.backward, not self.reverse)
-        started = set()
+    def _draw(self) -> None:
+        self.drawn = [draw.draw_steps(self.length) for draw in self.recipe.draws]
 
-        def give(i, array):
-            if propagate_down[i]:
-                give_gradient(inputs[i], array.reshape(inputs[i].shape), accum[i] or i in started)
-                started.add(i)
+    def _run_part(self, part: range, inputs: Sequence[nn.Variable], states: Sequence[np.ndarray]) -> Memory:
+        """Runs the steps of a part forwards, from these states on."""
+        if len(self.parts) > 1 and len(self.kept) < len(self.parts):
+            self.kept.append([state.copy() for state in states])
+        if len(part) not in self.memories:
+            self.memories[len(part)] = Memory(self.plan, len(part), self.batch, self.reverse)
+        memory = self.memories[len(part)]
+        self._bind(memory, inputs, part)
+        for place, state in zip(self.plan.before, states):
+            rows = memory.rows(place)
+            (rows[-self.batch :] if self.reverse else rows[: self.batch])[...] = state.reshape(self.batch, -1)
+        self.engine.run_forward(memory)
+        self.part_in[len(part)] = part
+        return memory
 
-        for (kind, i), place in plan.gradient_places.items():
-            d = memory.rows(place)
-            if kind == "x" and self.batch_major:
-                d = d.reshape(self.length, batch, -1).swapaxes(0, 1)
-            give(i, d)
-        for k, place in enumerate(plan.carry_places):
-            give(self.n_x + k, memory.rows(place)[(self.length % 2) * batch :][:batch])
-        for weight, a, a_place, d, d_place in plan.weight_gradients:
-            i = weight.input
-            if propagate_down[i]:
-                out = gradient_to_write(inputs[i], accum[i] or i in started).reshape(-1, weight.columns)
-                if i not in started and not accum[i]:
-                    out[...] = 0
-                started.add(i)
-                left, right = _matrix(memory.rows(a_place), a), _matrix(memory.rows(d_place), d)
-                if weight.transposed:
-                    left, right = right, left
-                multiply(left.T, right, out[weight.row : weight.row + weight.rows], True)
+    def _bind(self, memory: Memory, inputs: Sequence[nn.Variable], part: range) -> None:
+        """Lets a memory have what is outside."""
+        for weight, place in [*self.plan.forward_weights, *self.plan.backward_weights]:
+            if weight in self.packed:
+                memory.bind(place.buffer, self.packed[weight])
+        for (kind, i), place in self.plan.inputs.items():
+            if kind == "x":
+                memory.give(place, self._steps(array_of(inputs[i]), part, place.width))
+            elif kind == "drawn":
+                steps = self.drawn[i - len(self.recipe.inputs)]
+                memory.give(place, steps[part.start : part.stop].reshape(len(part), self.batch, -1))
+            else:
+                memory.bind(place.buffer, self.plan.graph.arrays[i] if kind == "array" else array_of(inputs[i]))
+
+    def _pack(self, inputs: Sequence[nn.Variable], weights: Sequence) -> None:
+        for weight, _ in weights:
+            w = array_of(inputs[weight.input]).reshape(-1, weight.columns)[weight.row : weight.row + weight.rows]
+            self.packed[weight] = pack(w.T if weight.transposed else w, self.packed.get(weight))
+
+    def _steps(self, sequence: np.ndarray, part: range, width: int) -> np.ndarray:
+        """The steps of a part of a sequence, `(steps, B, n)`."""
+        if self.batch_major:
+            return sequence.reshape(self.batch, self.length, width)[:, part.start : part.stop].swapaxes(0, 1)
+        return sequence.reshape(self.length, self.batch, width)[part.start : part.stop]
+
+    def _last(self, memory: Memory, place: Place) -> np.ndarray:
+        """The state after the last step that ran."""
+        rows = memory.rows(place)
+        return rows[: self.batch] if self.reverse else rows[-self.batch :]
+
+    # Backward
+
+    def backward_impl(
+        self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable], propagate_down: list[bool], accum: list[bool]
+    ) -> None:
+        wanted = frozenset(i for i, asked in enumerate(propagate_down) if asked)
+        if not wanted <= self.plan.wanted:  # more than was known when the forward pass ran
+            self._use(wanted)
+            self._pack(inputs, self.plan.forward_weights)
+        if not wanted:
+            return
+        self._pack(inputs, self.plan.backward_weights)
+        gradients = _Gradients(inputs, propagate_down, accum)
+        n_x, n_y = self.recipe.n_x, self.recipe.n_y
+        sums = {key: np.zeros((self.batch if key[0] == "sample" else 1, place.width), np.float32)
+                for key, place in self.plan.gradient_places.items() if key[0] != "x"}  # fmt: skip
+        carried = [gradient_of(v).reshape(self.batch, -1) for v in outputs[n_y:]]
+        if not self.kept:
+            self.kept = [[array_of(v) for v in inputs[n_x : n_x + self.recipe.n_states]]]
+        for part, states in zip(reversed(self.parts), reversed(self.kept)):
+            memory = self._memory_of(part, inputs, states)
+            for key, total in sums.items():
+                memory.bind(self.plan.gradient_places[key].buffer, total)
+            for place, v in zip(self.plan.dy_places, outputs):
+                memory.give(place, self._steps(gradient_of(v), part, place.width))
+            for place, d in zip(self.plan.carry_places, carried):
+                memory.rows(place)[: self.batch] = d
+            self.engine.run_backward(memory)
+            carried = [memory.rows(place)[(len(part) % 2) * self.batch :][: self.batch] for place in self.plan.carry_places]
+            self._give_parts(memory, part, gradients)
+        for (_, i), total in sums.items():
+            gradients.give(i, total)
+        for k, d in enumerate(carried):
+            gradients.give(n_x + k, d)
+        self.kept = self.kept if len(self.parts) > 1 else []
+
+    def _memory_of(self, part: range, inputs: Sequence[nn.Variable], states: Sequence[np.ndarray]) -> Memory:
+        """What the forward pass left of a part; runs it again where that is gone."""
+        if self.part_in.get(len(part)) != part:
+            self._run_part(part, inputs, states)
+        memory = self.memories[len(part)]
+        self._bind(memory, inputs, part)
+        self.part_in.pop(len(part))  # the backward pass uses it up
+        return memory
+
+    def _give_parts(self, memory: Memory, part: range, gradients: _Gradients) -> None:
+        """Gives the gradients of the steps of inputs, and what the steps add to those of weights."""
+        for (kind, i), place in self.plan.gradient_places.items():
+            if kind == "x":
+                whole = gradients.part(i, part is self.parts[-1])
+                if whole is not None:
+                    self._steps(whole, part, place.width)[...] += memory.rows(place).reshape(len(part), self.batch, -1)
+        for factors in self.plan.weight_gradients:
+            whole = gradients.whole(factors.weight.input)
+            if whole is not None:
+                _add_product(memory, factors, whole)
 
 
-def _matrix(rows: np.ndarray, v) -> np.ndarray:
-    """What a view reads in all rows, as a matrix."""
-    if v.shape[0] == 1:
-        step, (_, column) = rows.strides[0], v.strides
-    else:
-        step, column = 4 * v.strides[0], v.strides[1]
-    return np.lib.stride_tricks.as_strided(rows[:, v.offset :], (len(rows) * v.shape[0], v.shape[1]), (step, 4 * column))
+class _Gradients:
+    """The gradients of inputs, which are written to or added to, in one or several parts."""
+
+    def __init__(self, inputs: Sequence[nn.Variable], asked: Sequence[bool], accum: Sequence[bool]) -> None:
+        self.inputs, self.asked, self.accum = inputs, asked, accum
+        self._started: dict[int, np.ndarray] = {}
+
+    def whole(self, i: int) -> np.ndarray | None:
+        """The array to add to; None where nobody asks."""
+        if not self.asked[i]:
+            return None
+        if i not in self._started:
+            self._started[i] = gradient_to_write(self.inputs[i], self.accum[i])
+            if not self.accum[i]:
+                self._started[i][...] = 0
+        return self._started[i]
+
+    def part(self, i: int, first: bool) -> np.ndarray | None:
+        return self.whole(i)
+
+    def give(self, i: int, gradient: np.ndarray) -> None:
+        if self.asked[i]:
+            give_gradient(self.inputs[i], gradient.reshape(self.inputs[i].shape), self.accum[i] or i in self._started)
+            self._started[i] = self.inputs[i].grad.data
+
+
+def _add_product(memory: Memory, factors: WeightGradient, whole: np.ndarray) -> None:
+    """Adds the sum of the outer products of all rows to the gradient of a weight."""
+    weight = factors.weight
+    out = whole.reshape(-1, weight.columns)[weight.row : weight.row + weight.rows]
+    a, d = (_matrix(memory.rows(place), v) for v, place in ((factors.input, factors.input_place), (factors.gradient, factors.gradient_place)))
+    left, right = (d, a) if weight.transposed else (a, d)
+    multiply(left.T, right, out, True)
+
+
+def _matrix(rows: np.ndarray, v: Any) -> np.ndarray:
+    """What a view `(P, K)` reads in all rows, as a matrix."""
+    row = rows.strides[0] if v.shape[0] == 1 else 4 * v.strides[0]
+    shape = (len(rows) * v.shape[0], v.shape[1])
+    return np.lib.stride_tricks.as_strided(rows[:, v.offset :], shape, (row, 4 * v.strides[1]))

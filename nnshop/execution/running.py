@@ -112,10 +112,21 @@ def over(
 
 
 def _step_by_step(cell: AbstractCell, xs: Tree, state: Tree, mask: nn.Variable | None, **options: Any) -> tuple[Tree, Tree]:
+    if options["way"] == "compiled":
+        return _compiled(cell, xs, state, mask, **options)
     loop: Callable = partial(iterate, **options)
     xs = tree_map(swap_time, xs)
     ys, state = loop(cell, xs, state) if mask is None else loop(_masked(cell), (xs, swap_time(mask)), state)
     return tree_map(swap_time, ys), state
+
+
+def _compiled(
+    cell: AbstractCell, xs: Tree, state: Tree, mask: nn.Variable | None, length: int, reverse: bool, way: str, **options: Any
+) -> tuple[Tree, Tree]:
+    from . import compiled  # imported here: LLVM takes time to import, and may not be there
+
+    step, xs = (cell, xs) if mask is None else (_masked(cell), (xs, mask))
+    return compiled.iterate(step, xs, state, length, reverse, batch_major=True, **options)
 
 
 def check_cell(cell: Any) -> None:

@@ -1,0 +1,84 @@
+"""The buffers that the programs of a plan work on."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .places import Place
+from .plan import Plan, Program
+
+
+class Memory:
+    """The buffers of a plan, for so many steps of so many rows.
+
+    Args:
+        plan: Tells what there is.
+        length, batch: T and B.
+        reverse: Whether time runs backwards, so that a state lies before the one that it was made of.
+
+    Attributes:
+        table: The addresses, as programs take them.
+        whole (bool): Whether the buffers hold all that a forward pass kept; a backward pass uses some up.
+    """
+
+    def __init__(self, plan: Plan, length: int, batch: int, reverse: bool) -> None:
+        self.plan, self.length, self.batch, self.reverse = plan, length, batch, reverse
+        self.whole = False
+        self._arrays: dict[int, np.ndarray] = {}
+        self._copies: dict[int, np.ndarray] = {}  # of what is given in another order
+        self.table = np.zeros(len(plan.buffers.all), np.int64)
+        self._rows = {
+            "sequence": length * batch,
+            "given": length * batch,
+            "state": (length + 1) * batch,
+            "sample": batch,
+            "wide": length * batch,
+            "pair": 2 * batch,
+            "single": 1,
+        }
+        self._allocate(0)
+
+    def _allocate(self, start: int) -> None:
+        """Makes the buffers from this one on that lie in no other one, and are not outside."""
+        for i in range(start, len(self.plan.buffers.all)):
+            kind, width = self.plan.buffers.all[i]
+            if kind == "after":  # the state before, one step later; together they are one buffer
+                whole = self._arrays[i - 1]
+                earlier, later = whole[: -self.batch], whole[self.batch :]
+                self.bind(i - 1, later if self.reverse else earlier)
+                self.bind(i, earlier if self.reverse else later)
+            elif kind in self._rows and kind != "given" and i not in self.plan.buffers.inside:
+                self.bind(i, np.empty((self._rows[kind], width), np.float32))
+
+    def bind(self, buffer: int, array: np.ndarray) -> None:
+        """Lets a buffer be an array: contiguous float32 numbers, as many as the buffer has."""
+        kind, width = self.plan.buffers.all[buffer]
+        rows = self._rows.get("state" if kind == "after" else kind, 1) - (self.batch if kind in ("state", "after") else 0)
+        if array.dtype != np.float32 or not array.flags.c_contiguous or array.size < (0 if kind == "state" else rows) * width:
+            raise AssertionError(f"a buffer of {rows} rows of {width} cannot be an array of the shape {array.shape}.")
+        self._arrays[buffer] = array
+        self.table[buffer] = array.ctypes.data
+
+    def give(self, place: Place, array: np.ndarray) -> None:
+        """Lets the rows of a sequence be those of an array `(T, B, n)`, or else copies of them."""
+        if not array.flags.c_contiguous:
+            if place.buffer not in self._copies:
+                self._copies[place.buffer] = np.empty(array.shape, np.float32)
+            self._copies[place.buffer][...] = array
+            array = self._copies[place.buffer]
+        self.bind(place.buffer, array)
+
+    def rows(self, place: Place) -> np.ndarray:
+        """The numbers of a place in all rows, `(rows, n)`."""
+        size = place.width - place.offset
+        place = self.plan.buffers.resolve(place)
+        return self._arrays[place.buffer].reshape(-1, place.width)[:, place.offset : place.offset + size]
+
+    def run(self, program: Program, function, backwards: bool) -> None:  # type: ignore[no-untyped-def]
+        """Calls the machine code of a program for all rows."""
+        steps, rows = (1, self.length * self.batch) if program.flat else (self.length, self.batch)
+        function(self.table.ctypes.data, steps, rows, 0, rows, int(backwards and not program.flat))
+
+    @property
+    def bytes(self) -> int:
+        return sum(array.nbytes for array in self._arrays.values())
