@@ -190,7 +190,7 @@ class Graph:
 
     def array(self, values: Any) -> View:
         """A constant that is data: another value needs no other program."""
-        values = np.ascontiguousarray(values, np.float32)
+        values = np.array(values, np.float32, order="C")
         self.arrays.append(values)
         return self.leaf("array", len(self.arrays) - 1, values.shape)
 
@@ -277,10 +277,15 @@ class Graph:
     def first_equal(self, v: View, value: View, kept: int) -> View:
         """Where v first has a value, counted over its axes from `kept` on; what has the value nowhere is 0 everywhere."""
         inner = v.shape[kept:]
+        first = self.reshape(self.index_of(v, value, kept), (*v.shape[:kept], *(1,) * len(inner)))
+        return self.apply("equal", self.array(np.arange(prod(inner)).reshape(inner)), first)
+
+    def index_of(self, v: View, value: View, kept: int) -> View:
+        """The first place at which v has a value, counted over its axes from `kept` on."""
+        inner = v.shape[kept:]
         places = self.array(np.arange(prod(inner)).reshape(inner))
         found = self.apply("select", self.apply("equal", v, value), places, float(prod(inner)))
-        first = self.reduce("min", found, range(kept, len(v.shape)), keep=True)
-        return self.apply("equal", places, first)
+        return self.reduce("min", found, range(kept, len(v.shape)))
 
     def product(self, a: View, n: int, weight: Weight, added: View | None = None) -> View:
         """The rows of a `(P, K)` times a weight `(K, N)`; `added` `(P, N)` is added."""

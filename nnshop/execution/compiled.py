@@ -11,6 +11,7 @@ import numpy as np
 from ..compiling import translations  # noqa: F401  (fills the table)
 from ..compiling.engine import Engine, Recent
 from ..compiling.memory import Memory
+from ..compiling.nodes import Unsupported
 from ..compiling.places import Place
 from ..compiling.plan import Plan, WeightGradient
 from ..compiling.products import multiply, pack
@@ -18,6 +19,7 @@ from ..compiling.translate import Mixes, Translation
 from ..core import Tree, shapes, tree_leaves, tree_like, tree_map
 from ..functions import functions_of
 from ..kernels.array_function import ArrayFunction, array_of, give_gradient, gradient_of, gradient_to_write
+from .drawing import Draw
 from .step_graph import StepGraph, as_list
 from .tracing import trace
 from .unrolled import check_state_kept
@@ -38,7 +40,7 @@ def iterate(
     def one(v: nn.Variable) -> nn.Variable:
         return nn.Variable((v.shape[0], *v.shape[2:]) if batch_major else v.shape[1:])
 
-    graph, y, after = trace(step, tree_map(one, xs), state)
+    graph, y, after = trace(step, tree_map(one, xs), state, hoist=True)
     check_state_kept(shapes(state), shapes(after))
     if not graph.outputs:
         return y, after
@@ -46,7 +48,8 @@ def iterate(
     recipe = Recipe(graph, len(tree_leaves(xs)), len(tree_leaves(y)))
     wanted = frozenset(i for i, v in enumerate(inputs) if v.need_grad)
     function = Compiled(recipe, length, reverse, batch_major, checkpoint_every or length, wanted)
-    made = as_list(function(*inputs, n_outputs=len(graph.outputs)))
+    function.outside = graph.outside if nn.get_auto_forward() else []
+    made = as_list(function(*(inputs or [nn.Variable(())]), n_outputs=len(graph.outputs)))
     reached = graph.reached(graph.inputs)
     for output, inner in zip(made, graph.outputs):
         if inner not in reached:
@@ -62,7 +65,9 @@ class Recipe:
         self.outputs, self.n_x, self.n_y = graph.outputs, n_x, n_y
         self.n_states = len(graph.outputs) - n_y
         n_closures = len(graph.inputs) - n_x - self.n_states
-        self.draws = [draw for draw in graph.drawing]
+        self.draws = [draw for draw in graph.drawing if isinstance(draw, Draw)]
+        if any(draw.given for draw in self.draws):
+            raise Unsupported("RandomChoice draws by weights that depend on the state")
         drawn = [draw.output for draw in self.draws]
         self.inputs = [*graph.inputs, *drawn]
         self.kinds = ["x"] * n_x + ["state"] * self.n_states + ["closure"] * n_closures + ["drawn"] * len(drawn)
@@ -116,6 +121,7 @@ class Compiled(ArrayFunction):
         parts = [range(start, min(start + every, length)) for start in range(0, length, every)]
         self.parts = parts[::-1] if reverse else parts
         self.packed: dict = {}
+        self.outside: list = []
         self._use(wanted)
 
     def _use(self, wanted: frozenset[int]) -> None:
@@ -140,7 +146,7 @@ class Compiled(ArrayFunction):
     # Forward
 
     def forward_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
-        recipe, batch = self.recipe, self.batch
+        recipe = self.recipe
         self._draw()
         self._pack(inputs, self.plan.forward_weights)
         ys = [output.data.cast(np.float32) for output in outputs[: recipe.n_y]]
@@ -149,13 +155,17 @@ class Compiled(ArrayFunction):
         for part in self.parts:
             memory = self._run_part(part, inputs, states)
             for y, place in zip(ys, self.plan.y_places):
-                self._steps(y, part, place.width)[...] = memory.rows(place).reshape(len(part), batch, -1)
+                self._write(y, part, memory.rows(place))
             states = [self._last(memory, place) for place in self.plan.after]
         for output, state in zip(outputs[recipe.n_y :], states):
             output.data.cast(np.float32).reshape(state.shape)[...] = state
 
     def _draw(self) -> None:
-        self.drawn = [draw.draw_steps(self.length) for draw in self.recipe.draws]
+        """Draws the random numbers of all steps, in the order in which the steps run."""
+        self.drawn = [np.empty((self.length, *draw.source.shape), np.float32) for draw in self.recipe.draws]
+        for n, t in enumerate(range(self.length)[:: -1 if self.reverse else 1]):
+            for draw, steps in zip(self.recipe.draws, self.drawn):
+                draw.fill(steps[t, ...], n == 0)
 
     def _run_part(self, part: range, inputs: Sequence[nn.Variable], states: Sequence[np.ndarray]) -> Memory:
         """Runs the steps of a part forwards, from these states on."""
@@ -179,7 +189,7 @@ class Compiled(ArrayFunction):
                 memory.bind(place.buffer, self.packed[weight])
         for (kind, i), place in self.plan.inputs.items():
             if kind == "x":
-                memory.give(place, self._steps(array_of(inputs[i]), part, place.width))
+                memory.give(place, self._steps(array_of(inputs[i]), part))
             elif kind == "drawn":
                 steps = self.drawn[i - len(self.recipe.inputs)]
                 memory.give(place, steps[part.start : part.stop].reshape(len(part), self.batch, -1))
@@ -191,11 +201,19 @@ class Compiled(ArrayFunction):
             w = array_of(inputs[weight.input]).reshape(-1, weight.columns)[weight.row : weight.row + weight.rows]
             self.packed[weight] = pack(w.T if weight.transposed else w, self.packed.get(weight))
 
-    def _steps(self, sequence: np.ndarray, part: range, width: int) -> np.ndarray:
-        """The steps of a part of a sequence, `(steps, B, n)`."""
+    def _steps(self, sequence: np.ndarray, part: range) -> np.ndarray:
+        """The steps of a part of a sequence, `(steps, rows, n)`."""
         if self.batch_major:
-            return sequence.reshape(self.batch, self.length, width)[:, part.start : part.stop].swapaxes(0, 1)
-        return sequence.reshape(self.length, self.batch, width)[part.start : part.stop]
+            return sequence.reshape(len(sequence), self.length, -1)[:, part.start : part.stop].swapaxes(0, 1)
+        return sequence.reshape(self.length, self.batch, -1)[part.start : part.stop]
+
+    def _write(self, sequence: np.ndarray, part: range, rows: np.ndarray, add: bool = False) -> None:
+        """Writes the rows of the steps of a part to a sequence."""
+        steps = self._steps(sequence, part)
+        if add:
+            steps += rows.reshape(steps.shape)
+        else:
+            steps[...] = rows.reshape(steps.shape)
 
     def _last(self, memory: Memory, place: Place) -> np.ndarray:
         """The state after the last step that ran."""
@@ -226,7 +244,7 @@ class Compiled(ArrayFunction):
             for key, total in sums.items():
                 memory.bind(self.plan.gradient_places[key].buffer, total)
             for place, v in zip(self.plan.dy_places, outputs):
-                memory.give(place, self._steps(gradient_of(v), part, place.width))
+                memory.give(place, self._steps(gradient_of(v), part))
             for place, d in zip(self.plan.carry_places, carried):
                 memory.rows(place)[: self.batch] = d
             self.engine.run_backward(memory)
@@ -250,10 +268,9 @@ class Compiled(ArrayFunction):
     def _give_parts(self, memory: Memory, part: range, gradients: _Gradients) -> None:
         """Gives the gradients of the steps of inputs, and what the steps add to those of weights."""
         for (kind, i), place in self.plan.gradient_places.items():
-            if kind == "x":
-                whole = gradients.part(i, part is self.parts[-1])
-                if whole is not None:
-                    self._steps(whole, part, place.width)[...] += memory.rows(place).reshape(len(part), self.batch, -1)
+            if kind == "x" and gradients.asked[i]:
+                adds = gradients.accum[i]
+                self._write(gradient_to_write(gradients.inputs[i], adds), part, memory.rows(place), adds)
         for factors in self.plan.weight_gradients:
             whole = gradients.whole(factors.weight.input)
             if whole is not None:
@@ -276,9 +293,6 @@ class _Gradients:
             if not self.accum[i]:
                 self._started[i][...] = 0
         return self._started[i]
-
-    def part(self, i: int, first: bool) -> np.ndarray | None:
-        return self.whole(i)
 
     def give(self, i: int, gradient: np.ndarray) -> None:
         if self.asked[i]:

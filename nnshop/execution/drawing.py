@@ -45,6 +45,7 @@ class Draw(Drawing):
     def __init__(self, source: nn.Variable, given: Sequence[nn.Variable] = (), seeded: bool = False) -> None:
         super().__init__()
         self.source, self.given, self.seeded = source, list(given), seeded
+        self.output: nn.Variable | None = None
 
     def setup_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
         outputs[0].reset_shape(self.source.shape, True)
@@ -60,6 +61,15 @@ class Draw(Drawing):
         self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable], propagate_down: list[bool], accum: list[bool]
     ) -> None:
         """Does nothing: the output of a draw needs no gradient."""
+
+    def fill(self, steps: np.ndarray, first: bool) -> None:
+        """Draws for one step of time, into an array."""
+        if first or not self.seeded:
+            self.drawn = self._draw()
+        steps[...] = self._numbers(steps.shape)
+
+    def _numbers(self, shape: tuple[int, ...]) -> np.ndarray:
+        return self.drawn.get_data("r")
 
     def _draw(self) -> Any:
         self.source.data = nn.NdArray(self.source.shape)
@@ -81,8 +91,10 @@ class DrawBits(Draw):
         return np.packbits(super()._draw().data != 0)
 
     def _give(self, output: nn.NdArray) -> None:
-        bits = np.unpackbits(self.drawn, count=output.size).reshape(output.shape)
-        np.multiply(bits, self.scale, out=output.cast(np.float32))
+        output.cast(np.float32)[...] = self._numbers(output.shape)
+
+    def _numbers(self, shape: tuple[int, ...]) -> np.ndarray:
+        return np.unpackbits(self.drawn, count=int(np.prod(shape))).reshape(shape) * self.scale
 
 
 def _draw_mask(shape: tuple[int, ...], p: float, seed: int) -> Draw:
@@ -138,4 +150,5 @@ def _draw_choice(x: nn.Variable, w: nn.Variable, shape: Any, replace: bool, seed
 def _drawn(draw: Draw, *inputs: nn.Variable) -> nn.Variable:
     output = draw(*(inputs or [nn.Variable(())]))  # NNabla's Python functions need an input
     output.need_grad = False
+    draw.output = output
     return output

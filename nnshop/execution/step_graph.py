@@ -38,6 +38,8 @@ class StepGraph:
         closures: The Variables from outside that the step uses.
         outputs: No two are the same, and none is a leaf.
         drawing: What draws random numbers in it.
+        outside: The functions that were made and stay outside, with their inputs and outputs. In auto-forward mode these are to
+            be held: NNabla frees what Python does not hold, also where functions in place share it.
         written: Which inputs it writes to, when it computes its outputs: running statistics.
 
     Raises:
@@ -55,6 +57,7 @@ class StepGraph:
         self.inputs = [nn.Variable(v.shape, need_grad=True) for v in inputs]
         self.closures: list[nn.Variable] = []
         self.drawing: list[Drawing] = []
+        self.outside: list[tuple[Any, list[nn.Variable], list[nn.Variable]]] = []
         self._links: list[tuple[list[nn.Variable], list[nn.Variable]]] = []  # inputs and outputs of each function
         self._stopped: set[nn.Variable] = set()  # outputs that no gradient goes through
         written: set[nn.Variable] = set()
@@ -71,6 +74,8 @@ class StepGraph:
                 old = function.outputs
                 inside.update(old)
                 new_of.update(zip(old, self._apply(function, computed, given, old)))
+            else:
+                self.outside.append((function, function.inputs, function.outputs))
         self.outputs: list[nn.Variable] = []
         for v in outputs:
             self.outputs.append(self._of_its_own(new_of[v] if v in new_of else self._leaf(v, new_of)))

@@ -15,7 +15,7 @@ from ..functions import functions_of
 from .step_graph import NotRepeatable, StepGraph
 
 
-def trace(step: Callable, x: Tree, state: Tree) -> tuple[StepGraph, Tree, Tree]:
+def trace(step: Callable, x: Tree, state: Tree, hoist: bool | None = None) -> tuple[StepGraph, Tree, Tree]:
     """Calls a step, and returns its graph and the trees y and state that it returned.
 
     It is called twice. What the graphs of both calls hold was there before, and stays outside; in all else they must agree.
@@ -24,6 +24,7 @@ def trace(step: Callable, x: Tree, state: Tree) -> tuple[StepGraph, Tree, Tree]:
     Args:
         step: `(x, state) -> (y, state)`.
         x, state: Trees of Variables, of which only the shapes are used.
+        hoist: Whether what does not depend on them stays outside; by default where that is not computed at once.
 
     Raises:
         NotRepeatable: The step is not the same at each time, or holds what cannot be computed twice with the same result.
@@ -34,8 +35,10 @@ def trace(step: Callable, x: Tree, state: Tree) -> tuple[StepGraph, Tree, Tree]:
         _check_same(first, second)
         before = set(first.functions)
         made = [function for function in second.functions if function not in before]
-        graph = StepGraph(second.inputs, second.outputs, made, second.python, hoist=not eager)
+        graph = StepGraph(second.inputs, second.outputs, made, second.python, not eager if hoist is None else hoist)
     if eager:
+        for function, given, made in graph.outside:
+            function.forward(given, made)
         _compute(graph.closures)
     return graph, second.y, second.state
 

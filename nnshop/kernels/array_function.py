@@ -76,7 +76,7 @@ def _float32(values: nn.NdArray) -> np.ndarray:
 
 def gradient_to_write(x: nn.Variable, accumulate: bool) -> np.ndarray:
     """The array of a Variable's gradient: to add to it, or else to overwrite what it holds, which may be anything."""
-    return x.grad.data if accumulate else x.grad.cast(np.float32)
+    return _float32(x.grad) if accumulate else x.grad.cast(np.float32)
 
 
 def give_gradient(x: nn.Variable, gradient: Any, accumulate: bool) -> None:

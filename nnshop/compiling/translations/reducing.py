@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..nodes import Unsupported, View
+from ..nodes import View
 from ..translate import Translation, translates
 
 
@@ -28,11 +28,17 @@ def mean(t: Translation, f: Any) -> View:
 
 
 @translates("Max", "Min")
-def largest(t: Translation, f: Any) -> View:
-    arguments, how = f.info.args, f.info.type_name.lower()
-    if arguments["with_index"] or arguments["only_index"]:
-        raise Unsupported(f"{f.info.type_name} with an index is not translated")
-    return t.graph.reduce(how, t.value(f.inputs[0]), _axes(t, f), arguments["keep_dims"])
+def largest(t: Translation, f: Any) -> View | list[View]:
+    """With an index it is that of the first one, counted over the axes that are reduced."""
+    g, x, arguments, axes = t.graph, t.value(f.inputs[0]), f.info.args, _axes(t, f)
+    value = g.reduce(f.info.type_name.lower(), x, axes, arguments["keep_dims"])
+    if not (arguments["with_index"] or arguments["only_index"]):
+        return value
+    kept = [a for a in range(len(x.shape)) if a not in axes]
+    moved = x.transpose([*kept, *sorted(set(axes))])
+    spread = g.reshape(value, (*moved.shape[: len(kept)], *(1,) * (len(x.shape) - len(kept))))
+    index = g.apply("stop", g.reshape(g.index_of(moved, spread, len(kept)), value.shape))
+    return index if arguments["only_index"] else [value, index]
 
 
 @translates("Norm")
