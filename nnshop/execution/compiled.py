@@ -18,8 +18,10 @@ from ..compiling.products import multiply, pack
 from ..compiling.translate import Mixes, Translation
 from ..core import Tree, shapes, tree_leaves, tree_like, tree_map
 from ..functions import functions_of
-from ..kernels.array_function import ArrayFunction, array_of, give_gradient, gradient_of, gradient_to_write
-from .drawing import Draw
+from ..kernels.array_function import array_of, give_gradient, gradient_of, gradient_to_write
+from ..portable import is_portable
+from .drawing import Draw, Drawing
+from .loop import check_every, find_running
 from .step_graph import StepGraph, as_list
 from .tracing import trace
 from .unrolled import check_state_kept
@@ -40,6 +42,8 @@ def iterate(
     def one(v: nn.Variable) -> nn.Variable:
         return nn.Variable((v.shape[0], *v.shape[2:]) if batch_major else v.shape[1:])
 
+    if is_portable():
+        raise ValueError("portable() allows NNabla's own functions only, and way='compiled' is none; use way='unrolled'.")
     graph, y, after = trace(step, tree_map(one, xs), state, hoist=True)
     check_state_kept(shapes(state), shapes(after))
     if not graph.outputs:
@@ -47,7 +51,11 @@ def iterate(
     inputs = [*tree_leaves((xs, state)), *graph.closures]
     recipe = Recipe(graph, len(tree_leaves(xs)), len(tree_leaves(y)))
     wanted = frozenset(i for i, v in enumerate(inputs) if v.need_grad)
-    function = Compiled(recipe, length, reverse, batch_major, checkpoint_every or length, wanted)
+    function = Compiled(recipe, length, reverse, batch_major, wanted)
+    if checkpoint_every is not None:
+        function.keep_each(check_every(checkpoint_every))
+    if running is not None:
+        function.stop_when(find_running(running, state))
     function.outside = graph.outside if nn.get_auto_forward() else []
     made = as_list(function(*(inputs or [nn.Variable(())]), n_outputs=len(graph.outputs)))
     reached = graph.reached(graph.inputs)
@@ -98,9 +106,10 @@ class Recipe:
 
 
 _RECIPES = Recent(64)
+CHECK_EACH = 16  # after so many steps it is seen whether a sequence has ended
 
 
-class Compiled(ArrayFunction):
+class Compiled(Drawing):
     """`(xs, states, closures) -> (ys, states)`, sequences `(T, B, ...)`, or `(B, T, ...)` with `batch_major`.
 
     Args:
@@ -108,28 +117,42 @@ class Compiled(ArrayFunction):
         length: T.
         reverse: From the last step to the first.
         batch_major: Where the axis of the batch is.
-        every: After how many steps the states are kept; all else is computed again in the backward pass, if that is less than T.
         wanted: The inputs whose gradients will be asked for, as far as that is known.
     """
 
-    def __init__(
-        self, recipe: Recipe, length: int, reverse: bool, batch_major: bool, every: int, wanted: frozenset[int]
-    ) -> None:
+    def __init__(self, recipe: Recipe, length: int, reverse: bool, batch_major: bool, wanted: frozenset[int]) -> None:
         super().__init__()
+        self.random = bool(recipe.draws)
         self.recipe, self.length, self.reverse, self.batch_major = recipe, length, reverse, batch_major
         self.batch = recipe.batch or 1
-        parts = [range(start, min(start + every, length)) for start in range(0, length, every)]
-        self.parts = parts[::-1] if reverse else parts
+        self.checkpoints, self.running = False, None
+        self._divide(length)
         self.packed: dict = {}
         self.outside: list = []
         self._use(wanted)
+
+    def _divide(self, every: int) -> None:
+        """Runs so many steps at a time."""
+        parts = [range(start, min(start + every, self.length)) for start in range(0, self.length, every)]
+        self.parts = parts[::-1] if self.reverse else parts
+
+    def keep_each(self, every: int) -> None:
+        """Keeps the states of each such step only; the backward pass computes the others again."""
+        self.checkpoints = every < self.length
+        self._divide(every)
+
+    def stop_when(self, running: int) -> None:
+        """Leaves out steps after this leaf of the state is 0, as soon as that is seen."""
+        self.running = running
+        if not self.checkpoints:
+            self._divide(CHECK_EACH)
 
     def _use(self, wanted: frozenset[int]) -> None:
         """Uses the programs for these gradients."""
         self.engine = self.recipe.engine(wanted)
         self.plan = self.engine.plan
-        self.memories: dict[int, Memory] = {}  # by length of a part
-        self.part_in: dict[int, range] = {}
+        self.memories: dict[int, Memory] = {}
+        self.part_in: dict[int, range] = {}  # what the forward pass left in each
         self.kept: list[list[np.ndarray]] = []
 
     def min_outputs(self) -> int:
@@ -147,7 +170,8 @@ class Compiled(ArrayFunction):
 
     def forward_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
         recipe = self.recipe
-        self._draw()
+        if not self.replaying:
+            self.drawn = {}
         self._pack(inputs, self.plan.forward_weights)
         ys = [output.data.cast(np.float32) for output in outputs[: recipe.n_y]]
         states = [array_of(v) for v in inputs[recipe.n_x : recipe.n_x + recipe.n_states]]
@@ -157,30 +181,51 @@ class Compiled(ArrayFunction):
             for y, place in zip(ys, self.plan.y_places):
                 self._write(y, part, memory.rows(place))
             states = [self._last(memory, place) for place in self.plan.after]
+            if self.running is not None and not states[self.running].any():
+                self._fill_up(part, ys)
+                break
         for output, state in zip(outputs[recipe.n_y :], states):
             output.data.cast(np.float32).reshape(state.shape)[...] = state
 
-    def _draw(self) -> None:
-        """Draws the random numbers of all steps, in the order in which the steps run."""
-        self.drawn = [np.empty((self.length, *draw.source.shape), np.float32) for draw in self.recipe.draws]
-        for n, t in enumerate(range(self.length)[:: -1 if self.reverse else 1]):
-            for draw, steps in zip(self.recipe.draws, self.drawn):
-                draw.fill(steps[t, ...], n == 0)
+    def _fill_up(self, last: range, ys: Sequence[np.ndarray]) -> None:
+        """Outputs of steps that are left out must hold something: what the last step gave."""
+        for y in ys:
+            steps = self._steps(y, range(self.length))
+            if self.reverse:
+                steps[: last.start] = steps[last.start]
+            else:
+                steps[last.stop :] = steps[last.stop - 1]
+
+    def _draw(self, part: range) -> list[np.ndarray]:
+        """The random numbers of a part, drawn in the order in which the steps run."""
+        if part not in self.drawn:
+            arrays = [np.empty((len(part), *draw.source.shape), np.float32) for draw in self.recipe.draws]
+            for n in range(len(part))[:: -1 if self.reverse else 1]:
+                for draw, steps in zip(self.recipe.draws, arrays):
+                    draw.fill(steps[n, ...], not self.drawn and n == (len(part) - 1 if self.reverse else 0))
+            self.drawn[part] = arrays
+        return self.drawn[part]
 
     def _run_part(self, part: range, inputs: Sequence[nn.Variable], states: Sequence[np.ndarray]) -> Memory:
         """Runs the steps of a part forwards, from these states on."""
-        if len(self.parts) > 1 and len(self.kept) < len(self.parts):
-            self.kept.append([state.copy() for state in states])
-        if len(part) not in self.memories:
-            self.memories[len(part)] = Memory(self.plan, len(part), self.batch, self.reverse)
-        memory = self.memories[len(part)]
+        if len(self.parts) > 1 and not any(kept is states for kept in self.kept):
+            states = [state.copy() for state in states]
+            self.kept.append(states)
+        slot = self._slot(part)
+        if slot not in self.memories:
+            self.memories[slot] = Memory(self.plan, len(part), self.batch, self.reverse)
+        memory = self.memories[slot]
         self._bind(memory, inputs, part)
         for place, state in zip(self.plan.before, states):
             rows = memory.rows(place)
             (rows[-self.batch :] if self.reverse else rows[: self.batch])[...] = state.reshape(self.batch, -1)
         self.engine.run_forward(memory)
-        self.part_in[len(part)] = part
+        self.part_in[slot] = part
         return memory
+
+    def _slot(self, part: range) -> int:
+        """Which memory a part has: with checkpoints they share one."""
+        return len(part) if self.checkpoints else part.start
 
     def _bind(self, memory: Memory, inputs: Sequence[nn.Variable], part: range) -> None:
         """Lets a memory have what is outside."""
@@ -191,8 +236,8 @@ class Compiled(ArrayFunction):
             if kind == "x":
                 memory.give(place, self._steps(array_of(inputs[i]), part))
             elif kind == "drawn":
-                steps = self.drawn[i - len(self.recipe.inputs)]
-                memory.give(place, steps[part.start : part.stop].reshape(len(part), self.batch, -1))
+                steps = self._draw(part)[i - len(self.recipe.inputs)]
+                memory.give(place, steps.reshape(len(part), self.batch, -1))
             else:
                 memory.bind(place.buffer, self.plan.graph.arrays[i] if kind == "array" else array_of(inputs[i]))
 
@@ -227,7 +272,9 @@ class Compiled(ArrayFunction):
     ) -> None:
         wanted = frozenset(i for i, asked in enumerate(propagate_down) if asked)
         if not wanted <= self.plan.wanted:  # more than was known when the forward pass ran
+            kept = self.kept
             self._use(wanted)
+            self.kept = kept
             self._pack(inputs, self.plan.forward_weights)
         if not wanted:
             return
@@ -239,7 +286,7 @@ class Compiled(ArrayFunction):
         carried = [gradient_of(v).reshape(self.batch, -1) for v in outputs[n_y:]]
         if not self.kept:
             self.kept = [[array_of(v) for v in inputs[n_x : n_x + self.recipe.n_states]]]
-        for part, states in zip(reversed(self.parts), reversed(self.kept)):
+        for part, states in reversed([*zip(self.parts, self.kept)]):
             memory = self._memory_of(part, inputs, states)
             for key, total in sums.items():
                 memory.bind(self.plan.gradient_places[key].buffer, total)
@@ -258,11 +305,12 @@ class Compiled(ArrayFunction):
 
     def _memory_of(self, part: range, inputs: Sequence[nn.Variable], states: Sequence[np.ndarray]) -> Memory:
         """What the forward pass left of a part; runs it again where that is gone."""
-        if self.part_in.get(len(part)) != part:
+        slot = self._slot(part)
+        if self.part_in.get(slot) != part:
             self._run_part(part, inputs, states)
-        memory = self.memories[len(part)]
+        memory = self.memories[slot]
         self._bind(memory, inputs, part)
-        self.part_in.pop(len(part))  # the backward pass uses it up
+        self.part_in.pop(slot)  # the backward pass uses it up
         return memory
 
     def _give_parts(self, memory: Memory, part: range, gradients: _Gradients) -> None:

@@ -29,7 +29,7 @@ def iterate(
     """Traces the step, and applies the loop; see `nnshop.execution.iterate`."""
     if is_portable():
         raise ValueError("portable() allows NNabla's own functions only, and way='loop' is none; use way='unrolled'.")
-    every = _check_every(checkpoint_every)
+    every = check_every(checkpoint_every)
     graph, y, after = trace(step, tree_map(lambda v: nn.Variable(v.shape[1:]), xs), state)
     check_state_kept(shapes(state), shapes(after))
     if not graph.outputs:
@@ -40,9 +40,7 @@ def iterate(
         every = length  # no backward pass is to come
     loop = Loop(graph, len(tree_leaves(xs)), len(tree_leaves(y)), length, reverse, every)
     if running is not None:
-        loop.running = running(tree_like(state, (port.variable for port in loop.states)))
-        if not any(loop.running is port.variable for port in loop.states):
-            raise ValueError("running must tell a leaf of the state, such as lambda state: state[1]; compute it in the step.")
+        loop.running = loop.states[find_running(running, state)].variable
     made = as_list(loop(*(inputs or [nn.Variable(())]), n_outputs=len(graph.outputs)))  # NNabla wants an input
     for output, inner in zip(made, graph.outputs):
         if inner not in reached:
@@ -51,12 +49,22 @@ def iterate(
     return tree_like(y, remaining), tree_like(after, remaining)
 
 
-def _check_every(checkpoint_every: int | None) -> int:
+def check_every(checkpoint_every: int | None) -> int:
     if checkpoint_every is None:
         return 1
     if not is_whole(checkpoint_every) or checkpoint_every < 1:
         raise ValueError(f"checkpoint_every must be a number of steps, 1 or more; got {checkpoint_every!r}.")
     return int(checkpoint_every)
+
+
+def find_running(running: Callable, state: Tree) -> int:
+    """Which leaf of the state tells that the loop may end."""
+    leaves = tree_leaves(state)
+    chosen = running(state)
+    for i, leaf in enumerate(leaves):
+        if leaf is chosen:
+            return i
+    raise ValueError("running must tell a leaf of the state, such as lambda state: state[1]; compute it in the step.")
 
 
 class _Port:
