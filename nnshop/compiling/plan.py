@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from .nodes import CHEAP, Graph, Node, View, Weight, all_of
 from .places import Buffers, Place
+from .reuse import readers, reuse
 from .reverse import Reverse
 from .schedule import Schedule
 from .translate import Translation
@@ -138,8 +139,10 @@ class Plan:
         needed = {arg.node for node in later for arg in node.args if arg.node.index < n_forward}
         needed |= {d.node for d in self.gradients.values() if d.node.index < n_forward}
         needed |= {product.gradient.node for product in self.reverse.products if product.gradient.node.index < n_forward}
+        there = set(available)
         for node in sorted(needed, key=lambda node: node.index):
-            if node.op not in CHEAP or node.attribute == "keep" or node.size == 1:
+            simple = node.op in CHEAP and node.attribute != "keep" and node.size > 1
+            if not simple and not _is_quick(node, there):
                 save(node)
         for node in sorted(needed, key=lambda node: node.index):
             if not _can_be_made(node, available):
@@ -167,6 +170,8 @@ class Plan:
         keep = [*self.saved, *self.ys, *self.states_after]
         nodes = self.graph.nodes[:n_forward]
         self.forward = self._split("forward", nodes, self.states, recurrent, sinks, [], loads, keep)
+        free = {place.buffer for place in [*self.saved.values(), *self.y_places]}
+        self._reuse(self.forward, free, self._sequences() - free)
         for node, place in [*zip(self.states_after, self.after), *self.saved.items()]:
             loads.setdefault(node, place)
 
@@ -191,6 +196,21 @@ class Plan:
         nodes = self.graph.nodes[n_forward:]
         self._arrays(loads)
         self.backward = self._split("backward", nodes, self.carry, recurrent, sinks, adds, loads, [])
+        factors = {place for g in self.weight_gradients for place in (g.input_place, g.gradient_place)}
+        inputs = {self.buffers.resolve(place).buffer for place in factors}
+        free = {g.gradient_place.buffer for g in self.weight_gradients} - {place.buffer for place in self.saved.values()}
+        self._reuse(self.backward, free, {self.buffers.resolve(p).buffer for p in self.saved.values()} - inputs)
+
+    def _sequences(self) -> set[int]:
+        return {i for i, buffer in enumerate(self.buffers.all) if buffer.kind == "sequence"}
+
+    def _reuse(self, programs: list[Program], free: set[int], dead: set[int]) -> None:
+        """Saves memory in the program over time; what others read there is not dead."""
+        loops = [program for program in programs if program.name.endswith("loop")]
+        others = [program.schedule for program in programs if program not in loops]
+        read = {buffer for schedule in others for buffer in readers(schedule)}
+        for program in loops:
+            reuse(program.schedule, free & self._sequences() - read, dead - read)
 
     def _place_gradients(self) -> tuple[Pairs, Pairs]:
         new, sinks, adds = self.buffers.new, [], []
@@ -255,10 +275,15 @@ class Plan:
 
 def _can_be_made(node: Node, available: dict[Node, Place], depth: int = 3) -> bool:
     """Whether the backward pass can compute a value again, by a few cheap operations."""
-    if node in available or node.op == "constant":
+    if node in available or node.op == "constant" or _is_quick(node, available):
         return True
     cheap = node.op in CHEAP and node.attribute != "keep" and node.size > 1 and depth > 0
     return cheap and all(_can_be_made(arg.node, available, depth - 1) for arg in node.args)
+
+
+def _is_quick(node: Node, there: Iterable[Node]) -> bool:
+    """Whether a value of what is there anyway, such as the tanh of a state, is computed as fast as it is loaded."""
+    return node.op in ("tanh", "sigmoid") and node.size > 1 and all(arg.node in there for arg in node.args)
 
 
 def _above(starts: Iterable[Node], known: dict[Node, Place]) -> set[Node]:

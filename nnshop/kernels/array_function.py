@@ -71,12 +71,13 @@ def gradient_of(x: nn.Variable) -> np.ndarray:
 
 def _float32(values: nn.NdArray) -> np.ndarray:
     array = values.data
-    return array if array.dtype == np.float32 else values.cast(np.float32)
+    return array if array.dtype == np.float32 else values.get_data("r", np.float32)
 
 
 def gradient_to_write(x: nn.Variable, accumulate: bool) -> np.ndarray:
     """The array of a Variable's gradient: to add to it, or else to overwrite what it holds, which may be anything."""
-    return _float32(x.grad) if accumulate else x.grad.cast(np.float32)
+    array = x.grad.data if accumulate else None
+    return array if array is not None and array.dtype == np.float32 else x.grad.cast(np.float32)
 
 
 def give_gradient(x: nn.Variable, gradient: Any, accumulate: bool) -> None:
