@@ -11,10 +11,13 @@ import nnabla.functions as F
 from ..core import AbstractCell, Tree, batch_size_of, check_state, shapes, tree_leaves, tree_map
 from ..functions import length_mask, swap_time, where, without_padding
 from ..kernels import why_not_arrays
+from ..kernels import why_not_compiled as why_not_llvm
 from ..kernels.hold import Hold
 from ..parameters import clean_after_error
 from .fused import why_not_fused
-from .ways import WAYS, check_checkpoints, check_variables, check_way, iterate, sequence_length
+from .ways import (
+    WAYS, check_checkpoints, check_compiled, check_variables, check_way, iterate, iterate_plainly, sequence_length, try_compiled,
+)  # fmt: skip
 
 
 @clean_after_error()
@@ -65,6 +68,8 @@ def run(
     """
     check_way(way, ["fused", *WAYS])
     check_checkpoints(checkpoint_every, way)
+    if way == "compiled":
+        check_compiled()
     check_cell(cell)
     length = sequence_length(xs, length, axis=1)
     batch = batch_size_of(xs, state)
@@ -83,7 +88,8 @@ def run(
     if checkpoint_every is None:
         ys, state = over(cell, xs, state, mask, **options)
     else:
-        ys, state = _step_by_step(cell, xs, state, mask, **options, checkpoint_every=checkpoint_every)
+        run_steps = _compiled if way == "compiled" else _step_by_step
+        ys, state = run_steps(cell, xs, state, mask, **options, checkpoint_every=checkpoint_every)  # type: ignore[misc]
     return (ys, state) if mask is None else (tree_map(lambda y: _hold(y, mask, reverse, way), ys), state)
 
 
@@ -98,6 +104,10 @@ def over(
     way: str,
 ) -> tuple[Tree, Tree]:
     """Runs a cell over sequences `(B, T, ...)`, as `run` does, but the outputs at masked steps mean nothing, and are finite."""
+    if way == "compiled" or (way in ("auto", "fused") and not why_not_llvm()):
+        made = _compiled(cell, xs, state, mask, length=length, reverse=reverse, way=way)
+        if made is not None:
+            return made
     if way in ("auto", "fused"):
         made = cell.over(xs, state, mask, length=length, reverse=reverse, way=way)
         if made is not None:
@@ -112,21 +122,21 @@ def over(
 
 
 def _step_by_step(cell: AbstractCell, xs: Tree, state: Tree, mask: nn.Variable | None, **options: Any) -> tuple[Tree, Tree]:
-    if options["way"] == "compiled":
-        return _compiled(cell, xs, state, mask, **options)
-    loop: Callable = partial(iterate, **options)
+    way = options.pop("way")
+    loop: Callable = partial(iterate_plainly, **options) if way == "auto" else partial(iterate, way=way, **options)
     xs = tree_map(swap_time, xs)
     ys, state = loop(cell, xs, state) if mask is None else loop(_masked(cell), (xs, swap_time(mask)), state)
     return tree_map(swap_time, ys), state
 
 
 def _compiled(
-    cell: AbstractCell, xs: Tree, state: Tree, mask: nn.Variable | None, length: int, reverse: bool, way: str, **options: Any
-) -> tuple[Tree, Tree]:
-    from . import compiled  # imported here: LLVM takes time to import, and may not be there
-
+    cell: AbstractCell, xs: Tree, state: Tree, mask: nn.Variable | None, *, length: int, reverse: bool, way: str, **options: Any
+) -> tuple[Tree, Tree] | None:
+    """Compiles the step of a cell; None where "auto" does better otherwise."""
     step, xs = (cell, xs) if mask is None else (_masked(cell), (xs, mask))
-    return compiled.iterate(step, xs, state, length, reverse, batch_major=True, **options)
+    if way == "compiled":
+        return WAYS["compiled"](step, xs, state, length, reverse, batch_major=True, **options)
+    return try_compiled(step, xs, state, length, reverse, batch_major=True)
 
 
 def check_cell(cell: Any) -> None:
@@ -160,7 +170,7 @@ def _masked(cell: AbstractCell) -> Callable:
 
 def _hold(ys: nn.Variable, mask: nn.Variable, reverse: bool, way: str) -> nn.Variable:
     """Repeats the last output that counts at masked steps; before the first one it is zero."""
-    if way in ("auto", "fused") and not why_not_arrays():
+    if way in ("auto", "fused", "compiled") and not why_not_arrays():
         return Hold(reverse)(ys, mask)
 
     def step(y_keep: Tree, last: Tree) -> tuple[Tree, Tree]:

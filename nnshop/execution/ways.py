@@ -9,19 +9,23 @@ import nnabla as nn
 
 from ..core import Tree, shapes, tree_leaves
 from ..portable import is_portable
-from . import loop, unrolled
+from ..compiling.nodes import Unsupported
+from ..kernels import why_not_compiled as why_not_llvm
+from . import explaining, loop, unrolled
 from .step_graph import NotRepeatable
 
 
 
-def _compiled(*arguments: Any) -> tuple[Tree, Tree]:
+def _compiled(*arguments: Any, **options: Any) -> tuple[Tree, Tree]:
     from . import compiled  # imported here: LLVM takes time to import, and may not be there
 
-    return compiled.iterate(*arguments)
+    return compiled.iterate(*arguments, **options)
 
 
 WAYS: dict[str, Callable] = {"unrolled": unrolled.iterate, "loop": loop.iterate, "compiled": _compiled}
 
+# How long a sequence "auto" compiles. A function in Python costs 0.1 to 0.2 ms a call, what NNabla needs for one or two steps.
+COMPILED_FROM = 4
 # How long a sequence "auto" gives to the loop. On one core, forward and backward, the loop took of the unrolled graph's time
 # 1.3 to 2.1 at T=100, 0.9 to 1.3 at T=500, 0.8 to 1.2 at T=1000 and 0.5 to 1.2 at T=2000: less than 1 for small cells (Elman
 # and LSTM of 32 units, batch 8), most for an LSTM of 128 units, batch 32. The unrolled graph also took 0.2 to 0.9 s to build
@@ -59,11 +63,12 @@ def iterate(
         way: "unrolled" repeats the step in the graph. "loop" makes one graph of the step, and runs it T times within one
             function: building takes no time, memory holds the states only, and the backward pass computes each step again,
             with the random numbers that it drew. It needs a step that does the same at each time, which it calls twice, not
-            T times. "auto" takes the loop for long sequences, where it can, and outside of `portable()`.
+            T times. "compiled" makes machine code of such a step, for the CPU, if all its functions are translated. "auto"
+            compiles where it can, takes the loop for long sequences, and unrolls others; `explain` tells why.
         running: Tells the leaf of the state that is 0 (all of it) after the last step that matters, such as
             `lambda state: state[1]`. Where that is known while it runs, in the loop and in auto-forward mode, later steps are
             not computed. Elsewhere they are: they must leave alone what is used of the state. Their outputs mean nothing.
-        checkpoint_every: For "loop": keeps each k-th state only, and computes those between once more in the backward pass;
+        checkpoint_every: For "loop" and "compiled": keeps each k-th state only, and computes those between once more in the backward pass;
             about sqrt(T) needs least memory. By default it keeps all.
 
     Returns:
@@ -83,22 +88,62 @@ def iterate(
     check_way(way)
     length = sequence_length(xs, length, axis=0)
     check_checkpoints(checkpoint_every, way)
-    if checkpoint_every is not None:
-        return loop.iterate(step, xs, state, length, reverse, running, checkpoint_every)
+    options: dict[str, Any] = {} if checkpoint_every is None else {"checkpoint_every": checkpoint_every}
+    if way == "compiled":
+        check_compiled()
     if way == "auto":
         return _iterate_fast(step, xs, state, length, reverse, running)
-    return WAYS[way](step, xs, state, length, reverse, running)
+    return WAYS[way](step, xs, state, length, reverse, running, **options)
 
 
 def _iterate_fast(
     step: Callable, xs: Tree, state: Tree, length: int, reverse: bool, running: Callable | None
 ) -> tuple[Tree, Tree]:
-    if length >= LOOP_FROM and not is_portable():
+    made = try_compiled(step, xs, state, length, reverse, running)
+    return iterate_plainly(step, xs, state, length, reverse, running) if made is None else made
+
+
+def try_compiled(step: Callable, xs: Tree, state: Tree, length: int, *options: Any, **more: Any) -> tuple[Tree, Tree] | None:
+    """Compiles a step, where that is possible and pays; else None."""
+    reason = why_not_compiled(length)
+    if not reason:
+        try:
+            return _compiled(step, xs, state, length, *options, **more)
+        except (NotRepeatable, Unsupported) as error:
+            reason = str(error)
+    explaining.note("compiled", reason)
+    return None
+
+
+def iterate_plainly(
+    step: Callable, xs: Tree, state: Tree, length: int, reverse: bool, running: Callable | None = None
+) -> tuple[Tree, Tree]:
+    """Runs a step by NNabla's functions: in a loop where the sequence is long, else unrolled."""
+    reason = f"a sequence of {length} steps is unrolled; from {LOOP_FROM} on it is run in a loop" if length < LOOP_FROM else ""
+    if is_portable():
+        reason = "portable() allows NNabla's own functions only"
+    if not reason:
         try:
             return loop.iterate(step, xs, state, length, reverse, running)
-        except NotRepeatable:
-            pass  # it can be unrolled
+        except NotRepeatable as error:  # it can be unrolled
+            reason = str(error)
+    explaining.note("loop", reason)
     return unrolled.iterate(step, xs, state, length, reverse, running)
+
+
+def why_not_compiled(length: int) -> str:
+    """Tells why "auto" does not compile a sequence of so many steps here; empty where it does."""
+    reason = why_not_llvm()
+    if not reason and length < COMPILED_FROM:
+        reason = f"a sequence of {length} steps is too short to pay for the call; it is compiled from {COMPILED_FROM} on"
+    return reason
+
+
+def check_compiled() -> None:
+    """Raises ValueError where nothing can be compiled."""
+    reason = why_not_llvm()
+    if reason:
+        raise ValueError(f"way='compiled' cannot be used here: {reason}. Use way='auto', or 'unrolled'.")
 
 
 def check_way(way: str, known: Iterable[str] = WAYS) -> None:
@@ -109,8 +154,8 @@ def check_way(way: str, known: Iterable[str] = WAYS) -> None:
 
 def check_checkpoints(checkpoint_every: int | None, way: str) -> None:
     """Raises ValueError where the number of steps between kept states is given for another way than the loop."""
-    if checkpoint_every is not None and way != "loop":
-        raise ValueError(f"checkpoint_every is an option of way='loop'; got way={way!r}.")
+    if checkpoint_every is not None and way not in ("loop", "compiled"):
+        raise ValueError(f"checkpoint_every is an option of way='loop' and way='compiled'; got way={way!r}.")
 
 
 def check_variables(xs: Tree) -> None:

@@ -71,7 +71,7 @@ def gradient_of(x: nn.Variable) -> np.ndarray:
 
 def _float32(values: nn.NdArray) -> np.ndarray:
     array = values.data
-    return array if array.dtype == np.float32 else values.get_data("r", np.float32)
+    return array if array.dtype == np.float32 else values.cast(np.float32)
 
 
 def gradient_to_write(x: nn.Variable, accumulate: bool) -> np.ndarray:
