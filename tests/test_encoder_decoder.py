@@ -279,8 +279,8 @@ def test_a_file_that_is_no_network_is_refused(tmp_path: Path) -> None:
     [
         ("output/b", np.array(["x"] * 9), "output/b is of <U1"),
         ("output/b", np.ones(9, complex), "output/b is of complex128"),
-        ("output/b/x", np.ones(9, np.float32), "AssertionError"),  # below a weight
-        ("//", np.ones(9, np.float32), "are no names of parameters"),
+        ("output/b/x", np.ones(9, np.float32), "a scope and a parameter of one name"),  # below a weight
+        ("//", np.ones(9, np.float32), "is no name of a parameter"),
     ],
 )
 def test_weights_that_are_none_leave_no_others_behind(tmp_path: Path, name: str, value: np.ndarray, message: str) -> None:

@@ -76,7 +76,7 @@ def test_a_file_by_keras_holds_them_in_its_own_order(tmp_path: Path, whole_model
 
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "w.h5").write_text("no file")
-    with pytest.raises(ValueError, match=r"w\.h5: is no file of weights by Keras"):
+    with pytest.raises(ValueError, match=r"w\.h5: cannot be read as a file of weights by Keras"):
         load_recurrentshop_weights(network(), tmp_path / "w.h5")
 
 
