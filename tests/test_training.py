@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import nnshop
-from nnshop.archive import ArchiveError
+from nnshop.archive import ArchiveError, write_archive
 from nnshop.training import (
     CarriedState,
     CheckpointError,
@@ -497,3 +497,33 @@ def test_parameters_that_do_not_fit_change_nothing(tmp_path: Path) -> None:
     (tmp_path / "p.npz").write_bytes((tmp_path / "p.npz").read_bytes()[:-9])
     with pytest.raises(ArchiveError, match=r"p\.npz: is not a whole"):
         load_parameters(tmp_path / "p.npz")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a/" * 2000 + "w"], "is no name of a parameter"),
+        (["a//w"], "is no name of a parameter"),
+        (["new", "a/b", "a"], "a scope and a parameter of one name"),
+        (["new", "w/b"], "a scope and a parameter of one name"),
+        (["new", "s"], "a scope and a parameter of one name"),
+    ],
+    ids=["deep", "empty", "both", "below a parameter", "in place of a scope"],
+)
+def test_names_that_cannot_be_change_nothing(tmp_path: Path, names: list[str], message: str) -> None:
+    nn.parameter.get_parameter_or_create("w", (2,))
+    nn.parameter.get_parameter_or_create("s/w", (2,))
+    write_archive(tmp_path / "p.npz", "file of parameters", {}, {name: np.ones(2) for name in names})
+    with pytest.raises(ArchiveError, match=rf"p\.npz: cannot be loaded here: .*{message}"):
+        load_parameters(tmp_path / "p.npz")
+    assert list(parameters()) == ["w", "s/w"]
+    assert list(nn.parameter.get_current_parameter_scope()) == ["w", "s"]
+    nnshop.run(nnshop.GRUCell(3), nn.Variable((2, 3, 4)))
+
+
+@pytest.mark.parametrize("value", [np.ones((0, 3)), np.array([1e300]), np.array(["x"])])
+def test_what_is_no_value_of_a_parameter_is_refused(tmp_path: Path, value: np.ndarray) -> None:
+    write_archive(tmp_path / "p.npz", "file of parameters", {}, {"new": np.ones(2), "w": value})
+    with pytest.raises(ArchiveError, match=r"p\.npz: is not a whole file of parameters .*w (is of|has numbers)"):
+        load_parameters(tmp_path / "p.npz")
+    assert not parameters()

@@ -11,7 +11,7 @@ import nnabla as nn
 import nnabla.parametric_functions as PF
 import numpy as np
 
-from ..archive import check_numbers
+from ..archive import ArchiveError, check_numbers
 from ..combinators import Lifted, Stack, Sync, Wrapper
 from ..core import AbstractCell
 from ..parameters import all_parameters
@@ -74,31 +74,31 @@ def load_recurrentshop_weights(
     Raises:
         ValueError: They are of another architecture; the message lists what is missing, superfluous and misshapen. Or the layer
             has not been called. Nothing is changed then.
-        nnshop.archive.ArchiveError: The file is missing, damaged, of another architecture, or leads into other files; a
-            ValueError too. Nothing is changed then, and no more was read than the layer's weights take.
+        nnshop.archive.ArchiveError: So it is for a file, a ValueError too; also where the file is missing, damaged, or leads
+            into others. Nothing is changed then.
+        TypeError: Arrays that are no real numbers. Nothing is changed then.
     """
     parameters = all_parameters()
     wanted = _ordered(rnn, order) if order is not None else places(rnn)
     unknown = [place.name for place in wanted if place.name not in parameters]
     if unknown:
         raise ValueError(f"{rnn.name}: there are no parameters {', '.join(unknown)}; there are {', '.join(parameters)}.")
-    expected = {place: parameters[place.name].d[..., place.columns()].shape for place in wanted}
-
-    def check_shapes(arrays: Sequence[Any]) -> None:
-        wrong = [f"{place.name} is missing" for place in wanted[len(arrays) :]]
-        wrong += [f"array {i} of shape {arrays[i].shape} is superfluous" for i in range(len(wanted), len(arrays))]
-        for i, (place, array) in enumerate(zip(wanted, arrays)):
-            if array.shape != expected[place]:
-                wrong += [f"array {i} for {place.name} has the shape {array.shape}, not {expected[place]}"]
-        if wrong:
-            raise ValueError(f"{rnn.name}: these weights are of another architecture: {'; '.join(wrong)}.")
-
+    expected = [parameters[place.name].d[..., place.columns()].shape for place in wanted]
+    whose, kind = rnn.name, ValueError
     if isinstance(weights, (str, Path)):
-        arrays = read_keras(Path(weights), check_shapes)
+        whose, kind = f"{weights}: {rnn.name}", ArchiveError
+        shapes, arrays = read_keras(Path(weights), expected)
     else:
         arrays = [np.asarray(array) for array in weights]
-        check_shapes(arrays)
-        check_numbers({f"array {i} for {place.name}": array for i, (place, array) in enumerate(zip(wanted, arrays))})
+        shapes = [array.shape for array in arrays]
+    wrong = [f"{place.name} is missing" for place in wanted[len(shapes) :]]
+    wrong += [f"array {i} of shape {shapes[i]} is superfluous" for i in range(len(wanted), len(shapes))]
+    for i, (place, shape, fits) in enumerate(zip(wanted, shapes, expected)):
+        if shape != fits:
+            wrong += [f"array {i} for {place.name} has the shape {shape}, not {fits}"]
+    if wrong:
+        raise kind(f"{whose}: these weights are of another architecture: {'; '.join(wrong)}.")
+    check_numbers({f"array {i} for {place.name}": array for i, (place, array) in enumerate(zip(wanted, arrays))})
     for place, array in zip(wanted, arrays):
         place.fill(parameters[place.name], array)
 
