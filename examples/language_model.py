@@ -53,6 +53,7 @@ from nnshop.data import (
 )
 from nnshop.distributed import DistributedError, Workers, connect
 from nnshop.functions import faster, linear_cross_entropy
+from nnshop.parameters import check_weights
 from nnshop.training import (
     CarriedState,
     Checkpoint,
@@ -507,7 +508,8 @@ def load_model(folder: Path) -> tuple[Settings, Vocabulary, str | None]:
         vocabulary = Vocabulary(read_json(folder / "vocabulary.json", "vocabulary"))
         nn.clear_parameters()
         load_parameters(folder / "best.npz")
-        evaluation_model(settings, len(vocabulary), 1, 1)  # raises where a parameter is missing or of another shape
+        shapes = {name: v.shape for name, v in nn.get_parameters(grad_only=False).items()}
+        check_weights(shapes, lambda: LanguageModel(settings, len(vocabulary), 1, 1))
         return settings, vocabulary, saved["data"]
     except (OSError, ValueError, TypeError, KeyError, TrainingError) as error:
         raise CheckpointError(f"{folder}: holds no trained model that can be read: {error}") from error

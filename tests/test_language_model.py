@@ -361,3 +361,14 @@ def test_a_model_whose_files_are_none_is_named(
     (folder / name).unlink()
     make(folder / name)
     assert f"{folder / name}: " in error_of(example, capsys, "generate", "--output", folder)
+
+
+@pytest.mark.parametrize("changed", [{"units": 1_000_000}, {"layers": 3}, {"layers": 1}, {"tied": True}, {"cell": "gru"}])
+def test_settings_that_do_not_fit_the_weights_are_named(
+    example: Any, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: dict
+) -> None:
+    folder = shutil.copytree(trained, tmp_path / "model")
+    saved = json.loads((folder / "settings.json").read_text())
+    saved["settings"].update(changed)
+    (folder / "settings.json").write_text(json.dumps(saved))
+    assert "holds no trained model that can be read: " in error_of(example, capsys, "generate", "--output", folder)
