@@ -724,8 +724,8 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("short")
-@pytest.mark.parametrize(("length", "kind"), [(3, "Stack"), (4, "Loop"), (5, "Loop")])
-def test_auto_takes_the_loop_for_long_sequences(length: int, kind: str) -> None:
+@pytest.mark.parametrize(("length", "kind"), [(3, "Stack"), (4, "Compiled"), (5, "Compiled")])
+def test_auto_unrolls_short_sequences(length: int, kind: str) -> None:
     ys, _ = iterate(lambda x, h: (x + h, h), nn.Variable((length, 2)), nn.Variable((2,)))
     assert ys.parent.info.type_name == kind
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 from .arithmetic import OPERATIONS
 from .nodes import Node, View
 from .schedule import At, Root, computed_in_loops
 from .text import hexadecimal, suffix, vector
 
-if TYPE_CHECKING:
-    from .program import ProgramText
+ProgramText = Any  # of the module `program`, which imports this one
 
 _START = {"sum": 0.0, "max": float("-inf"), "min": float("inf")}
 _COMBINE = {"sum": "fadd", "max": "maximum", "min": "minimum"}
@@ -183,7 +182,11 @@ class _Body:
         reach = View(node, root.value.shape, root.strides, root.offset)
         pointer = self.address(self.program.pointer(root.target, reach), root.strides, root.offset, index, moved)
         if root.kind == "add":
-            there = self._masked_load(pointer, index) if 0 < index.count < self.lanes else text.new(f"load {kind}, ptr {pointer}, align 4")
+            there = (
+                self._masked_load(pointer, index)
+                if 0 < index.count < self.lanes
+                else text.new(f"load {kind}, ptr {pointer}, align 4")
+            )
             value = text.operate("fadd", kind, there, value)
         if 0 < index.count < self.lanes:
             mask, name = f"<{self.lanes} x i1>", f"@llvm.masked.store.{suffix(kind)}.p0"
@@ -364,7 +367,9 @@ class _Loop(_Body):
         node = root.target
         assert isinstance(node, Node)
         whole = Root("store", View(node, node.shape, _contiguous(node.shape)), node, _contiguous(node.shape))
-        self.store(whole, self.text.new(f"load {vector(self.lanes)}, ptr {room}"), Index(index.numbers[:kept], index.axis, index.count))
+        self.store(
+            whole, self.text.new(f"load {vector(self.lanes)}, ptr {room}"), Index(index.numbers[:kept], index.axis, index.count)
+        )
 
 
 def _how(root: Root) -> str:

@@ -249,7 +249,9 @@ class Graph:
         first, last = sorted((a, b), key=lambda v: v.node.recurrent)
         both = all(v.whole and v.node.op == "product" and v.node.shape == first.node.shape for v in (first, last))
         if both and len(last.node.args) == 1:
-            made = self.make("product", [*last.node.args, all_of(first.node, (first.size,))], last.node.shape, last.node.attribute)
+            made = self.make(
+                "product", [*last.node.args, all_of(first.node, (first.size,))], last.node.shape, last.node.attribute
+            )
             return all_of(made, shape)
         return self.apply("add", a, b)
 

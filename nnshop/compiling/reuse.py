@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from .nodes import View
-from .places import Buffers, Place
+from .places import Place
 from .schedule import At, Root, Schedule
 
 Region = tuple[int, int]  # offset and size of a run of numbers

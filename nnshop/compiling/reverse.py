@@ -136,7 +136,9 @@ class Reverse:
             else:
                 pieces.setdefault((at.shape, at.strides, at.offset), []).append(d)
         if pieces:
-            whole.append(graph.assemble([(self._sum(ds), View(node, *place)) for place, ds in sorted(pieces.items(), key=_start)]))
+            whole.append(
+                graph.assemble([(self._sum(ds), View(node, *place)) for place, ds in sorted(pieces.items(), key=_start)])
+            )
             whole[-1] = graph.reshape(whole[-1], node.shape)
         total = self._sum(whole) if whole else None
         for d in pending:

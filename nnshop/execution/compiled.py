@@ -352,7 +352,10 @@ def _add_product(memory: Memory, factors: WeightGradient, whole: np.ndarray) -> 
     """Adds the sum of the outer products of all rows to the gradient of a weight."""
     weight = factors.weight
     out = whole.reshape(-1, weight.columns)[weight.row : weight.row + weight.rows]
-    a, d = (_matrix(memory.rows(place), v) for v, place in ((factors.input, factors.input_place), (factors.gradient, factors.gradient_place)))
+    a, d = (
+        _matrix(memory.rows(place), v)
+        for v, place in ((factors.input, factors.input_place), (factors.gradient, factors.gradient_place))
+    )
     left, right = (d, a) if weight.transposed else (a, d)
     multiply(left.T, right, out, True)
 

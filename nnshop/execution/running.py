@@ -16,7 +16,15 @@ from ..kernels.hold import Hold
 from ..parameters import clean_after_error
 from .fused import why_not_fused
 from .ways import (
-    WAYS, check_checkpoints, check_compiled, check_variables, check_way, iterate, iterate_plainly, sequence_length, try_compiled,
+    WAYS,
+    check_checkpoints,
+    check_compiled,
+    check_variables,
+    check_way,
+    iterate,
+    iterate_plainly,
+    sequence_length,
+    try_compiled,
 )  # fmt: skip
 
 
@@ -104,8 +112,12 @@ def over(
     way: str,
 ) -> tuple[Tree, Tree]:
     """Runs a cell over sequences `(B, T, ...)`, as `run` does, but the outputs at masked steps mean nothing, and are finite."""
-    if way == "compiled" or (way in ("auto", "fused") and not why_not_llvm()):
-        made = _compiled(cell, xs, state, mask, length=length, reverse=reverse, way=way)
+    repeatable = True
+    if way == "compiled":
+        return _compiled(cell, xs, state, mask, length=length, reverse=reverse)
+    if way in ("auto", "fused") and not why_not_llvm():
+        step, given = _with_mask(cell, xs, mask)
+        made, repeatable = try_compiled(step, given, state, length, reverse, batch_major=True)
         if made is not None:
             return made
     if way in ("auto", "fused"):
@@ -118,25 +130,31 @@ def over(
             or "LSTMCell, GRUCell and SimpleRNNCell have one, with their own activations and no extras"
         )
         raise ValueError(f"{cell} has no fused form here: {reason}. Use way='auto'.")
-    return _step_by_step(cell, xs, state, mask, length=length, reverse=reverse, way=way)
+    return _step_by_step(cell, xs, state, mask, length=length, reverse=reverse, way=way, repeatable=repeatable)
 
 
 def _step_by_step(cell: AbstractCell, xs: Tree, state: Tree, mask: nn.Variable | None, **options: Any) -> tuple[Tree, Tree]:
-    way = options.pop("way")
-    loop: Callable = partial(iterate_plainly, **options) if way == "auto" else partial(iterate, way=way, **options)
+    way, repeatable = options.pop("way"), options.pop("repeatable", True)
+    if way == "auto":
+        loop: Callable = partial(iterate_plainly, **options, repeatable=repeatable)
+    else:
+        loop = partial(iterate, way=way, **options)
     xs = tree_map(swap_time, xs)
     ys, state = loop(cell, xs, state) if mask is None else loop(_masked(cell), (xs, swap_time(mask)), state)
     return tree_map(swap_time, ys), state
 
 
 def _compiled(
-    cell: AbstractCell, xs: Tree, state: Tree, mask: nn.Variable | None, *, length: int, reverse: bool, way: str, **options: Any
-) -> tuple[Tree, Tree] | None:
-    """Compiles the step of a cell; None where "auto" does better otherwise."""
-    step, xs = (cell, xs) if mask is None else (_masked(cell), (xs, mask))
-    if way == "compiled":
-        return WAYS["compiled"](step, xs, state, length, reverse, batch_major=True, **options)
-    return try_compiled(step, xs, state, length, reverse, batch_major=True)
+    cell: AbstractCell, xs: Tree, state: Tree, mask: nn.Variable | None, *, length: int, reverse: bool, **options: Any
+) -> tuple[Tree, Tree]:
+    step, given = _with_mask(cell, xs, mask)
+    options.pop("way", None)
+    return WAYS["compiled"](step, given, state, length, reverse, batch_major=True, **options)
+
+
+def _with_mask(cell: AbstractCell, xs: Tree, mask: nn.Variable | None) -> tuple[Callable, Tree]:
+    """The step of a cell, and its inputs, the mask among them."""
+    return (cell, xs) if mask is None else (_masked(cell), (xs, mask))
 
 
 def check_cell(cell: Any) -> None:

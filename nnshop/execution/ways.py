@@ -7,13 +7,12 @@ from typing import Any, Callable
 
 import nnabla as nn
 
-from ..core import Tree, shapes, tree_leaves
-from ..portable import is_portable
 from ..compiling.nodes import Unsupported
+from ..core import Tree, shapes, tree_leaves
 from ..kernels import why_not_compiled as why_not_llvm
+from ..portable import is_portable
 from . import explaining, loop, unrolled
 from .step_graph import NotRepeatable
-
 
 
 def _compiled(*arguments: Any, **options: Any) -> tuple[Tree, Tree]:
@@ -99,27 +98,41 @@ def iterate(
 def _iterate_fast(
     step: Callable, xs: Tree, state: Tree, length: int, reverse: bool, running: Callable | None
 ) -> tuple[Tree, Tree]:
-    made = try_compiled(step, xs, state, length, reverse, running)
-    return iterate_plainly(step, xs, state, length, reverse, running) if made is None else made
+    made, repeatable = try_compiled(step, xs, state, length, reverse, running)
+    return iterate_plainly(step, xs, state, length, reverse, running, repeatable) if made is None else made
 
 
-def try_compiled(step: Callable, xs: Tree, state: Tree, length: int, *options: Any, **more: Any) -> tuple[Tree, Tree] | None:
-    """Compiles a step, where that is possible and pays; else None."""
-    reason = why_not_compiled(length)
+def try_compiled(
+    step: Callable, xs: Tree, state: Tree, length: int, *options: Any, **more: Any
+) -> tuple[tuple[Tree, Tree] | None, bool]:
+    """Compiles a step, where that is possible and pays.
+
+    Returns:
+        What it gives, or None; and whether, as far as is known, the step is the same at each time.
+    """
+    reason, repeatable = why_not_compiled(length), True
     if not reason:
         try:
-            return _compiled(step, xs, state, length, *options, **more)
+            return _compiled(step, xs, state, length, *options, **more), True
         except (NotRepeatable, Unsupported) as error:
-            reason = str(error)
+            reason, repeatable = str(error), not isinstance(error, NotRepeatable)
     explaining.note("compiled", reason)
-    return None
+    return None, repeatable
 
 
 def iterate_plainly(
-    step: Callable, xs: Tree, state: Tree, length: int, reverse: bool, running: Callable | None = None
+    step: Callable,
+    xs: Tree,
+    state: Tree,
+    length: int,
+    reverse: bool,
+    running: Callable | None = None,
+    repeatable: bool = True,
 ) -> tuple[Tree, Tree]:
     """Runs a step by NNabla's functions: in a loop where the sequence is long, else unrolled."""
-    reason = f"a sequence of {length} steps is unrolled; from {LOOP_FROM} on it is run in a loop" if length < LOOP_FROM else ""
+    reason = "" if repeatable else "the step is not the same at each time"
+    if length < LOOP_FROM:
+        reason = f"a sequence of {length} steps is unrolled; from {LOOP_FROM} on it is run in a loop"
     if is_portable():
         reason = "portable() allows NNabla's own functions only"
     if not reason:
@@ -155,7 +168,7 @@ def check_way(way: str, known: Iterable[str] = WAYS) -> None:
 def check_checkpoints(checkpoint_every: int | None, way: str) -> None:
     """Raises ValueError where the number of steps between kept states is given for another way than the loop."""
     if checkpoint_every is not None and way not in ("loop", "compiled"):
-        raise ValueError(f"checkpoint_every is an option of way='loop' and way='compiled'; got way={way!r}.")
+        raise ValueError(f"checkpoint_every is an option of way='loop'; got way={way!r}. way='compiled' takes it too.")
 
 
 def check_variables(xs: Tree) -> None:

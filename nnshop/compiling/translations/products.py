@@ -143,13 +143,19 @@ def convolution(t: Translation, f: Any) -> View:
     if value.shape[0] != 1:
         raise Unsupported("a convolution over the batch of a step whose rows meet is not translated")
     channels, dims = value.shape[1], len(kernel)
-    pad, stride, dilation = (list(arguments[name] or [default] * dims) for name, default in (("pad", 0), ("stride", 1), ("dilation", 1)))
+    pad, stride, dilation = (
+        list(arguments[name] or [default] * dims) for name, default in (("pad", 0), ("stride", 1), ("dilation", 1))
+    )
     padded = _padded(g, g.reshape(value, value.shape[1:]), pad)
     out = t.shape(f.outputs[0])[2:]
     windows = View(
         padded.node,
         (*out, channels, *kernel),
-        (*(s * n for s, n in zip(padded.strides[1:], stride)), padded.strides[0], *(s * n for s, n in zip(padded.strides[1:], dilation))),
+        (
+            *(s * n for s, n in zip(padded.strides[1:], stride)),
+            padded.strides[0],
+            *(s * n for s, n in zip(padded.strides[1:], dilation)),
+        ),
         padded.offset,
     )
     k, n = channels * prod(kernel), w.shape[0]
