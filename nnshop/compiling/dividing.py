@@ -1,4 +1,4 @@
-"""Divides the values of a step among programs: loops over time, and what is done before and after them for all times at once.
+"""Divides the values of a step among programs: loops over time, and what is done around them for all times.
 
 States that do not need each other at a step have loops of their own, one after the other: of two layers the second one's products
 with the outputs of the first are then one product over all times.

@@ -41,9 +41,10 @@ class Node:
     def __init__(self, op: str, args: tuple[View, ...], shape: tuple[int, ...], attribute: Any, index: int) -> None:
         self.op, self.args, self.shape, self.attribute, self.index = op, args, shape, attribute, index
         self.size = prod(shape)
-        # Which states, or gradients of states, it depends on.
-        self.states = frozenset([attribute]) if op == "leaf" and attribute and attribute[0] in ("state", "carry") else frozenset()
-        self.states = self.states.union(*(arg.node.states for arg in args))
+        own = [attribute] if op == "leaf" and attribute and attribute[0] in ("state", "carry") else []
+        self.states: frozenset = frozenset(own).union(
+            *(arg.node.states for arg in args)
+        )  # which it depends on, or gradients of which
 
     @property
     def elementwise(self) -> bool:

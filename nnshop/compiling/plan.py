@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from .dividing import above, find_groups, find_parts, needed_by, products_in
-from .nodes import CHEAP, Graph, Node, View, Weight, all_of
+from .nodes import CHEAP, Node, View, Weight, all_of
 from .places import Buffers, Place
 from .reuse import readers, reuse
 from .reverse import Reverse
@@ -212,7 +212,9 @@ class Plan:
                 reuse(program.schedule, free & self._sequences() - read, dead - read)
 
     def _place_gradients(self) -> tuple[Pairs, Pairs]:
-        new, sinks, adds = self.buffers.new, [], []
+        new = self.buffers.new
+        sinks: Pairs = []
+        adds: Pairs = []
         for (kind, i), view in self.translation.leaves.items():
             d = self.gradients.get(view.node)
             if d is None or i not in self.wanted or kind not in ("x", "shared", "sample"):
@@ -247,9 +249,9 @@ class Plan:
         loads: dict[Node, Place],
         keep: Sequence[Node],
     ) -> list[Program]:
-        """Makes programs: a loop over time for each group of states, and before and after each what is done for all times at once.
+        """Makes programs: a loop over time for each group of states, and around it what is done for all times at once.
 
-        These are products that the recurrence does not need, and what is made of them.
+        That are products that the recurrence does not need, and what is made of them.
         """
         programs: list[Program] = []
         loads = {**loads}
@@ -268,10 +270,11 @@ class Plan:
             later = [i for other in groups[n + 1 :] for i in other]
             own, others = ([recurrent[i] for i in chosen] for chosen in (group, later))
             wanted = [node for node, _ in [*own, *others, *sinks, *adds]]
-            parts = find_parts(wanted, [states[i] for i in group], [states[i] for i in later], [node for node, _ in own], loads)
+            leaves, others_leaves = ([states[i] for i in chosen] for chosen in (group, later))
+            parts = find_parts(wanted, leaves, others_leaves, [node for node, _ in own], loads)
             have = {node for node, _ in [*sinks, *own]}
-            handed = [node for node in dict.fromkeys([*products_in(parts.first), *needed_by(parts.last, loads)]) if node not in have]
-            sinks += [(node, self.buffers.new("sequence", node.size, "t")) for node in handed]
+            handed = dict.fromkeys([*products_in(parts.first), *needed_by(parts.last, loads)])
+            sinks += [(node, self.buffers.new("sequence", node.size, "t")) for node in handed if node not in have]
             add(f"before_{n}", True, [pair for pair in sinks if pair[0] in parts.first], [])
             inside = [pair for pair in sinks if pair[0] not in parts.first and pair[0] not in parts.last]
             add(f"loop_{n}", False, [*own, *inside], [pair for pair in adds if pair[0] not in parts.last])

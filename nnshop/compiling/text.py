@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 
-# No "nnan" and "ninf", which would let LLVM assume that no NaN or infinity occurs, and no "reassoc": what is written is computed.
+# No "nnan" and "ninf", which would let LLVM assume that no NaN or infinity occurs. No "reassoc": what is written is computed.
 FLAGS = "contract nsz"
 
 

@@ -14,6 +14,7 @@ from ..kernels import why_not_arrays
 from ..kernels import why_not_compiled as why_not_llvm
 from ..kernels.hold import Hold
 from ..parameters import clean_after_error
+from . import explaining
 from .fused import why_not_fused
 from .ways import (
     WAYS,
@@ -92,13 +93,36 @@ def run(
         state = cell.initial_state(batch)
     check_state(cell, "needs", state, batch)
     mask = _find_mask(mask, lengths, batch, length)
+    explaining.begin(cell, length)
     options: dict[str, Any] = {"length": length, "reverse": reverse, "way": way}
     if checkpoint_every is None:
         ys, state = over(cell, xs, state, mask, **options)
     else:
         run_steps = _compiled if way == "compiled" else _step_by_step
-        ys, state = run_steps(cell, xs, state, mask, **options, checkpoint_every=checkpoint_every)  # type: ignore[misc]
+        ys, state = run_steps(cell, xs, state, mask, **options, checkpoint_every=checkpoint_every)
     return (ys, state) if mask is None else (tree_map(lambda y: _hold(y, mask, reverse, way), ys), state)
+
+
+def explain(what: AbstractCell | Callable | nn.Variable, *inputs: Tree, **options: Any) -> None:
+    """Prints which way each sequence of a model takes, and why not a better one.
+
+    Nothing is computed, and no parameter is made.
+
+    Args:
+        what: A cell, which is run over the inputs; any function that builds a graph, such as a layer or a whole model; or the
+            output of a graph, of which only the kinds of functions are told.
+        inputs: What the function, or `run`, is called with: Variables.
+        options: Likewise, such as `units` of a layer or `lengths`.
+
+    Example:
+        >>> explain(nnshop.lstm, nn.Variable((4, 20, 3)), 8)
+        LSTMCell(8), 20 steps: compiled
+        >>> explain(nnshop.LSTMCell(8), nn.Variable((4, 2, 3)))
+        LSTMCell(8), 2 steps: unrolled
+          not compiled: a sequence of 2 steps is too short to pay for the call; it is compiled from 4 on
+          not loop: a sequence of 2 steps is unrolled; from 500 on it is run in a loop
+    """
+    print(explaining.explain(what, *inputs, run=run, **options))
 
 
 def over(

@@ -67,8 +67,8 @@ def iterate(
         running: Tells the leaf of the state that is 0 (all of it) after the last step that matters, such as
             `lambda state: state[1]`. Where that is known while it runs, in the loop and in auto-forward mode, later steps are
             not computed. Elsewhere they are: they must leave alone what is used of the state. Their outputs mean nothing.
-        checkpoint_every: For "loop" and "compiled": keeps each k-th state only, and computes those between once more in the backward pass;
-            about sqrt(T) needs least memory. By default it keeps all.
+        checkpoint_every: For "loop" and "compiled": keeps each k-th state only, and computes those between once more in the
+            backward pass; about sqrt(T) needs least memory. By default it keeps all.
 
     Returns:
         `(ys, state)`: a tree of Variables `(T, ...)`, and the last state.
@@ -87,6 +87,7 @@ def iterate(
     check_way(way)
     length = sequence_length(xs, length, axis=0)
     check_checkpoints(checkpoint_every, way)
+    explaining.begin(step, length)
     options: dict[str, Any] = {} if checkpoint_every is None else {"checkpoint_every": checkpoint_every}
     if way == "compiled":
         check_compiled()
@@ -116,7 +117,7 @@ def try_compiled(
             return _compiled(step, xs, state, length, *options, **more), True
         except (NotRepeatable, Unsupported) as error:
             reason, repeatable = str(error), not isinstance(error, NotRepeatable)
-    explaining.note("compiled", reason)
+    explaining.refuse("compiled", reason)
     return None, repeatable
 
 
@@ -140,7 +141,7 @@ def iterate_plainly(
             return loop.iterate(step, xs, state, length, reverse, running)
         except NotRepeatable as error:  # it can be unrolled
             reason = str(error)
-    explaining.note("loop", reason)
+    explaining.refuse("loop", reason)
     return unrolled.iterate(step, xs, state, length, reverse, running)
 
 
