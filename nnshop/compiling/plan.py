@@ -71,6 +71,12 @@ class Plan:
         self._plan_backward(loads, n_forward)
         self.backward_weights = list(self.weights.items())[len(self.forward_weights) :]
 
+    def bytes_of_a_step(self, batch: int) -> int:
+        """How much memory each step of time takes."""
+        kinds = ("sequence", "given", "state")
+        own = (b.width for i, b in enumerate(self.buffers.all) if b.kind in kinds and i not in self.buffers.inside)
+        return 4 * batch * sum(own)
+
     def _make_states(self) -> None:
         """Leaves for all states, those too that the step does not read."""
         n_x = self.translation.kinds.count("x")

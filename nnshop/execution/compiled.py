@@ -64,6 +64,7 @@ def iterate(
     return tree_like(y, remaining), tree_like(after, remaining)
 
 
+BUDGET = 2**30  # bytes that the buffers of one sequence may take; a longer sequence is done in parts
 CHECK_EACH = 16  # after so many steps it is seen whether a sequence has ended
 
 
@@ -85,10 +86,13 @@ class Compiled(Drawing):
         self.batch = recipe.batch or 1
         self.checkpoints = False
         self.running: int | None = None
-        self._divide(length)
         self.packed: dict = {}
         self.outside: list = []
         self._use(wanted)
+        steps = max(1, BUDGET // max(1, self.plan.bytes_of_a_step(self.batch)))
+        self._divide(length)
+        if steps < length:
+            self.keep_each(steps)
 
     def _divide(self, every: int) -> None:
         """Runs so many steps at a time."""
@@ -261,6 +265,8 @@ class Compiled(Drawing):
         for k, d in enumerate(carried):
             gradients.give(n_x + k, d)
         self.kept = self.kept if len(self.parts) > 1 else []
+        if self.checkpoints:
+            self.memories, self.part_in = {}, {}  # what is large is not held until the next pass
 
     def _memory_of(self, part: range, inputs: Sequence[nn.Variable], states: Sequence[np.ndarray]) -> Memory:
         """What the forward pass left of a part; runs it again where that is gone."""
