@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Callable
 
+from works import NNSHOP
+
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
@@ -25,8 +27,8 @@ def seconds(value: float) -> str:
 
 
 def rivals_of(rows: list[dict]) -> list[str]:
-    """All rivals, in the order in which they come up."""
-    return list(dict.fromkeys(row["rival"] for row in rows))
+    """All rivals: nnshop's ways first, then the others in the order in which they come up."""
+    return sorted(dict.fromkeys(row["rival"] for row in rows), key=lambda rival: not rival.startswith(NNSHOP))
 
 
 def cells(rivals: dict[str, dict], columns: list[str], show: Callable[[dict], str]) -> list[str]:

@@ -123,6 +123,7 @@ class Workshop:
     def compile_kernels(self) -> None:
         """Lets nnshop compile its kernels, which it does once for each machine: the first process would take more memory."""
         tiny = {"batch": 1, "steps": 2, "units": 16}
-        self.work(Case("", "", "language_model", tiny, repeats=1), NNSHOP)
-        for kind in ("lstm", "gru", "rnn"):
-            self.work(Case("", "", "layer", {"kind": kind, **tiny}, repeats=1), NNSHOP)
+        for rival in [NNSHOP, BEFORE] if self.before else [NNSHOP]:
+            self.work(Case("", "", "language_model", tiny, repeats=1), rival)
+            for kind in ("lstm", "gru", "rnn"):
+                self.work(Case("", "", "layer", {"kind": kind, **tiny}, repeats=1), rival)
