@@ -8,16 +8,17 @@ from typing import Any, Callable
 import nnabla as nn
 import nnabla.functions as F
 
+from ..building import building
 from ..core import AbstractCell, Tree, batch_size_of, check_state, shapes, tree_leaves, tree_map
 from ..functions import length_mask, swap_time, where, without_padding
 from ..kernels import why_not_arrays
 from ..kernels.hold import Hold
-from ..parameters import clean_after_error
+from ..sharing import warn_of_sharing
 from .fused import why_not_fused
 from .ways import WAYS, check_checkpoints, check_variables, check_way, iterate, sequence_length
 
 
-@clean_after_error()
+@building()
 def run(
     cell: AbstractCell,
     xs: Tree,
@@ -75,6 +76,7 @@ def run(
         )
     if any(leaf.shape[0] != batch for leaf in tree_leaves(xs)):
         raise ValueError(f"all inputs must have one batch size; they have shapes {shapes(xs)}.")
+    anew, inputs = state is None and cell.name is None, tree_leaves(xs)
     if state is None:
         state = cell.initial_state(batch)
     check_state(cell, "needs", state, batch)
@@ -84,6 +86,8 @@ def run(
         ys, state = over(cell, xs, state, mask, **options)
     else:
         ys, state = _step_by_step(cell, xs, state, mask, **options, checkpoint_every=checkpoint_every)
+    if anew:
+        warn_of_sharing(cell, inputs, tree_leaves(ys))
     return (ys, state) if mask is None else (tree_map(lambda y: _hold(y, mask, reverse, way), ys), state)
 
 

@@ -7,8 +7,10 @@ from typing import Callable
 
 import nnabla as nn
 
+from ..building import building
 from ..core import Tree, shapes, tree_leaves
 from ..portable import is_portable
+from ..sharing import sharing_is_meant
 from . import loop, unrolled
 from .step_graph import NotRepeatable
 
@@ -22,6 +24,7 @@ WAYS: dict[str, Callable] = {"unrolled": unrolled.iterate, "loop": loop.iterate}
 LOOP_FROM = 500
 
 
+@building()
 def iterate(
     step: Callable,
     xs: Tree,
@@ -75,11 +78,12 @@ def iterate(
     check_way(way)
     length = sequence_length(xs, length, axis=0)
     check_checkpoints(checkpoint_every, way)
-    if checkpoint_every is not None:
-        return loop.iterate(step, xs, state, length, reverse, running, checkpoint_every)
-    if way == "auto":
-        return _iterate_fast(step, xs, state, length, reverse, running)
-    return WAYS[way](step, xs, state, length, reverse, running)
+    with sharing_is_meant():  # among steps
+        if checkpoint_every is not None:
+            return loop.iterate(step, xs, state, length, reverse, running, checkpoint_every)
+        if way == "auto":
+            return _iterate_fast(step, xs, state, length, reverse, running)
+        return WAYS[way](step, xs, state, length, reverse, running)
 
 
 def _iterate_fast(

@@ -13,10 +13,10 @@ import numpy as np
 
 from ..combinators import Lifted, Stack, Sync, Wrapper
 from ..core import AbstractCell
-from ..parameters import all_parameters
+from ..parameters import all_parameters, join
 from .cells import RNNCell
 from .engine import Layer
-from .walk import join, layer_nodes
+from .walk import layer_nodes
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from nnabla.parameter import get_parameter_or_create
 from .. import decoding
 from ..archive import check_numbers, damage_named, read_archive, write_archive
 from ..attention import attend
+from ..building import building
 from ..combinators import Wrapper, lift, stack, teacher_forced
 from ..context import in_float32
 from ..core import AbstractCell, StateSpec, Tree, tree_leaves, tree_like, tree_map
@@ -24,7 +25,7 @@ from ..decoding import Decoded, decode
 from ..execution import run
 from ..functions import length_mask, linear_cross_entropy, reshape, sequence_loss, shift
 from ..layers import bidirectional
-from ..parameters import clean_after_error, no_new_parameters, put_parameters
+from ..parameters import no_new_parameters, put_parameters
 from ..recurrentshop import config
 from ..scores import SCORES, Score
 from .checks import check_batch, check_settings, source_ids
@@ -121,7 +122,7 @@ class EncoderDecoder:
 
     # ------------------------------------------------------------------------------------------------------------- training
 
-    @clean_after_error()
+    @building()
     def loss(
         self,
         source: nn.Variable,
@@ -270,6 +271,7 @@ class EncoderDecoder:
 
     # ----------------------------------------------------------------------------------------------------------- generating
 
+    @building()
     def generate(
         self,
         source: Any,
@@ -334,7 +336,7 @@ class EncoderDecoder:
         return weights
 
     @classmethod
-    @clean_after_error()
+    @building()
     def load(cls, path: str | Path, custom_objects: Mapping[str, Any] | None = None) -> EncoderDecoder:
         """Reads what `save` wrote: makes the network again, and its weights in the scope of its name, below the open one.
 
