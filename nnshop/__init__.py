@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from . import decoding, seq2seq
 from .attention import attend
+from .building import building
 from .cells import GRUCell, LSTMCell, SimpleRNNCell
 from .combinators import lift, readout, residual, stack, sync, teacher_forced
 from .config import show_config

@@ -9,6 +9,7 @@ from typing import Any, Callable, NamedTuple
 import nnabla as nn
 import nnabla.functions as F
 
+from .building import building
 from .combinators import Wrapper, readout
 from .core import AbstractCell, StateSpec, Tree, batch_size_of, shapes
 from .execution.running import check_cell, over
@@ -16,6 +17,7 @@ from .functions import faster, length_mask, reshape, where, without_padding
 from .scores import Score, check_sizes, find_score, weight
 
 
+@building()
 def attend(
     cell: AbstractCell,
     memory: nn.Variable,

@@ -13,6 +13,8 @@ from typing import Any, Callable
 import nnabla as nn
 import numpy as np
 
+from .building import building
+from .options import check_options
 from .parameters import scratch
 
 Tree = Any  # a leaf, None, or a tuple (a NamedTuple as well) of trees
@@ -107,8 +109,8 @@ class StateSpec:
 class AbstractCell(ABC):
     """What every cell is: `y, new_state = cell(x, state)`.
 
-    A subclass is a frozen dataclass that defines `state` and `step`. A cell holds settings, never weights and never a
-    current state: weights are found by name (`nn.parameter_scope`), state comes in and goes out.
+    A subclass is a frozen dataclass that defines `state` and `step`; its options are fields. A cell holds settings, never
+    weights and never a current state: weights are found by name (`nn.parameter_scope`), state comes in and goes out.
 
     Example:
         >>> from dataclasses import dataclass
@@ -137,11 +139,21 @@ class AbstractCell(ABC):
     def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
         """Computes one time step: `(x, state) -> (y, new_state)`."""
 
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        check_options(cls)
+        return super().__new__(cls)
+
+    @property
+    def owner(self) -> Any:
+        """What owns the weights, and fixes their scope wherever the cell is used; None where the open scope says it."""
+        return None
+
     @property
     def name(self) -> str | None:
         """The parameter scope that the cell opens for its weights; None where it opens none."""
         return None
 
+    @building()
     def __call__(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
         """Runs one time step.
 
@@ -262,6 +274,7 @@ def check_state(cell: AbstractCell, verb: str, state: Tree, batch: int | None) -
         )
 
 
+@building()
 def output_shape(cell: AbstractCell, x: Tree) -> Tree:
     """Tells the shape of a cell's output without the batch axis, by one discarded step.
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Callable
 
 import nnabla as nn
+import nnabla.function
 import nnabla.functions as F
 import numpy as np
 
@@ -89,8 +90,8 @@ def functions_of(outputs: Iterable[nn.Variable]) -> list[Any]:
     """
     outputs, found = list(outputs), []  # type: ignore[var-annotated]
     if outputs:
-        with nn.auto_forward(False):
-            F.sink(*outputs).visit(found.append)
+        sink = nnabla.function.Sink(nn.get_current_context(), False)(*outputs, auto_forward=False)  # in all modes
+        sink.visit(found.append)
     return found[:-1]  # without the sink
 
 

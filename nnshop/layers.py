@@ -9,13 +9,15 @@ from typing import Any, Callable
 import nnabla as nn
 import nnabla.functions as F
 
+from .building import building
 from .cells import GRUCell, LSTMCell, SimpleRNNCell
 from .core import AbstractCell, Tree, batch_size_of, check_state, output_shape, shapes, tree_leaves, tree_map
 from .execution import iterate, run
 from .execution.running import check_cell
 from .execution.ways import check_variables
 from .functions import faster, reshape, swap_time
-from .parameters import clean_after_error
+from .owners import check_owners
+from .sharing import sharing_is_meant
 
 
 def lstm(
@@ -117,6 +119,7 @@ def simple_rnn(
 SimpleRNN, LSTM, GRU = simple_rnn, lstm, gru  # the spellings of Keras, and of the posts that brought them to NNabla
 
 
+@building()
 def _layer(
     scope: str,
     cell: AbstractCell,
@@ -131,7 +134,7 @@ def _layer(
     name: str | None,
 ) -> Any:
     _check_sequence(scope, x)
-    with nn.parameter_scope(f"{name}/{scope}" if name else scope):
+    with nn.parameter_scope(f"{name}/{scope}" if name else scope), sharing_is_meant(bool(name)):
         ys, state = run(cell, x, initial_state, mask=mask, lengths=lengths, reverse=go_backwards, way=way)
     if not return_sequences:
         y = last_output(ys, go_backwards)
@@ -163,7 +166,7 @@ MERGES: dict[str, Callable[[nn.Variable, nn.Variable], nn.Variable]] = {
 }
 
 
-@clean_after_error()
+@building()
 def bidirectional(
     x: Tree,
     cell: AbstractCell,
@@ -200,7 +203,7 @@ def bidirectional(
 
     Raises:
         ValueError: The merge mode is not known, outputs of two widths are to be merged other than by "concat" or "none",
-            initial_state is no pair, or what `nnshop.run` raises.
+            initial_state is no pair, both directions are of one layer that owns its weights, or what `nnshop.run` raises.
 
     References:
         M. Schuster, K. Paliwal, Bidirectional recurrent neural networks, 1997.
@@ -214,6 +217,7 @@ def bidirectional(
     cells = (cell, cell if backward_cell is None else backward_cell)
     for part in cells:
         check_cell(part)
+    check_owners("bidirectional", cells)
     if backward_cell is not None and merge_mode in MERGES and merge_mode != "concat":
         _check_widths(merge_mode, x, *cells)
     if initial_state is None:
@@ -224,7 +228,7 @@ def bidirectional(
         if state is not None:
             check_state(part, "needs", state, batch_size_of(x))
     ys, states = [], []
-    with nn.parameter_scope(name or ""):
+    with nn.parameter_scope(name or ""), sharing_is_meant(bool(name)):
         for scope, one, state, reverse in zip(("forward", "backward"), cells, initial_state, (False, True)):
             with nn.parameter_scope(scope):
                 y, after = run(one, x, state, mask=mask, lengths=lengths, reverse=reverse, way=way)
@@ -306,13 +310,13 @@ class TimeDistributed:
             raise TypeError(
                 f"fold is True or False; got {fold!r}. Arguments for the function go to the call, after the sequence."
             )
+        update_wrapper(self, function, updated=())  # its name and text; what else it has is not this one's
         self.function, self.fold = function, fold
-        update_wrapper(self, function)
 
     def __reduce__(self) -> tuple:
         return TimeDistributed, (self.function, self.fold)
 
-    @clean_after_error()
+    @building()
     def __call__(self, x: nn.Variable, *arguments: Any, **options: Any) -> Any:
         arguments = (each(x), *arguments)
         marked = [v for v in (*arguments, *options.values()) if isinstance(v, each)]

@@ -16,6 +16,7 @@ from nnabla.initializer import ConstantInitializer, UniformInitializer, calc_uni
 from nnabla.parameter import get_parameter_or_create
 from nnabla.parametric_functions import parametric_function_api
 
+from .building import building
 from .functions import activation as find_activation
 from .functions import linear_cross_entropy as linear_losses
 from .functions import reshape
@@ -95,6 +96,7 @@ def gate_weights(
     return GateWeights(x2h, h2h, b)
 
 
+@building()
 @parametric_function_api("", [_X2H, _H2H, _B])
 def simple_rnn_cell(
     x: nn.Variable,
@@ -144,6 +146,7 @@ def simple_rnn_recurrence(x2h: nn.Variable, h: nn.Variable, w: GateWeights, acti
     return find_activation(activation)(x2h + F.affine(h, w.h2h))
 
 
+@building()
 @parametric_function_api(
     "",
     [
@@ -265,6 +268,7 @@ def with_forget_bias(init: Any, units: int, forget_bias: float) -> Any:
     return initialize
 
 
+@building()
 @parametric_function_api("", [_X2H, _H2H, _B, ("h2h/b", "With reset_after: the bias of n from the last output", "(H,)", True)])
 def gru_cell(
     x: nn.Variable,
@@ -352,6 +356,7 @@ def gru_h2h_bias(units: int, fix_parameters: bool = False) -> nn.Variable:
     return _bias("h2h/b", units, None, fix_parameters)
 
 
+@building()
 @parametric_function_api(
     "affine", [("W", "Weights of the output layer", "(D, V)", True), ("b", "Biases of the classes", "(V,)", True)]
 )

@@ -333,3 +333,26 @@ def test_no_new_parameters_cleans_up_after_an_exception() -> None:
     with pytest.raises(RuntimeError, match="on the way"):
         fail()
     assert not nn.get_parameters()
+
+
+class WithOption(AbstractCell):
+    """A cell whose option stands in an `__init__`."""
+
+    def __init__(self, hidden_dim: int = 8) -> None:
+        self.hidden_dim = hidden_dim
+
+    @property
+    def state(self) -> StateSpec:
+        return StateSpec((self.hidden_dim,))
+
+    def step(self, x: nn.Variable, state: nn.Variable) -> tuple[nn.Variable, nn.Variable]:
+        return state, state
+
+
+def test_an_option_that_is_no_field_is_refused() -> None:
+    class Inherits(WithOption):
+        pass
+
+    for kind in (WithOption, Inherits):
+        with pytest.raises(TypeError, match=r"its __init__ takes hidden_dim, which is no field.*`hidden_dim: \.\.\. = "):
+            kind(4)

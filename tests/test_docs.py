@@ -98,7 +98,7 @@ def run_block(source: str, namespace: dict[str, Any], where: str) -> int:
     for node in ast.parse(source).body:
         expected = results.pop(node.end_lineno, None)
         if expected is None:
-            exec(compile(ast.Module([node], []), where, "exec"), namespace)
+            exec(compile(ast.Module([node], []), where, "exec", dont_inherit=True), namespace)  # no __future__ of ours
         else:
             assert isinstance(node, ast.Expr), f"{where}, line {node.lineno}: only an expression has a result to state"
             value = eval(compile(ast.Expression(node.value), where, "eval"), namespace)

@@ -13,7 +13,18 @@ import numpy as np
 import pytest
 from measuring import constant, randomize
 
-from nnshop import Cell, GRUCell, LSTMCell, SimpleRNNCell, StateSpec, no_new_parameters, residual, run, stack
+from nnshop import (
+    Cell,
+    GRUCell,
+    LSTMCell,
+    RecurrentSequential,
+    SimpleRNNCell,
+    StateSpec,
+    no_new_parameters,
+    residual,
+    run,
+    stack,
+)  # fmt: skip
 from nnshop.archive import ArchiveError, read_archive, write_archive
 from nnshop.recurrentshop import config
 from nnshop.scores import Concat
@@ -425,3 +436,13 @@ def test_bad_sources_are_named(source: Any, options: dict, message: str) -> None
     made = network()
     with pytest.raises(ValueError, match=message):
         made.generate(source, max_length=3, **options)
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_parts_that_own_their_weights_are_of_different_layers(bidirectional: bool) -> None:
+    rnn = RecurrentSequential()
+    rnn.add(GRUCell(8))
+    one = rnn.get_cell()
+    decoder = GRUCell(8) if bidirectional else residual(one)
+    with pytest.raises(ValueError, match="EncoderDecoder: two of its cells are of RecurrentSequential"):
+        EncoderDecoder(20, 12, start=10, end=11, encoder=one, decoder=decoder, bidirectional=bidirectional)

@@ -1,7 +1,7 @@
 """Divides the values of a step among programs: loops over time, and what is done around them for all times.
 
-States that do not need each other at a step have loops of their own, one after the other: of two layers the second one's products
-with the outputs of the first are then one product over all times.
+States that do not need each other at a step have loops of their own, one after the other: of two layers the second one's
+products with the outputs of the first are then one product over all times.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import nnabla.functions as F
 import numpy as np
 from nnabla.function import PythonFunction
 
+from ..building import building
 from ..context import in_float32
 from ..core import AbstractCell, Tree, check_state, is_whole, tree_leaves, tree_map
 from ..execution import run
@@ -90,6 +91,7 @@ class Step:
         (3, 5)
     """
 
+    @building()
     def __init__(self, cell: AbstractCell, batch_size: int) -> None:
         check_cell(cell)
         check_count("batch_size", batch_size)

@@ -8,12 +8,13 @@ from typing import Any, Callable
 import nnabla as nn
 import nnabla.functions as F
 
+from ..building import building
 from ..core import AbstractCell, Tree, batch_size_of, check_state, shapes, tree_leaves, tree_map
 from ..functions import length_mask, swap_time, where, without_padding
 from ..kernels import why_not_arrays
 from ..kernels import why_not_compiled as why_not_llvm
 from ..kernels.hold import Hold
-from ..parameters import clean_after_error
+from ..sharing import warn_of_sharing
 from . import explaining
 from .fused import why_not_fused
 from .ways import (
@@ -29,7 +30,7 @@ from .ways import (
 )  # fmt: skip
 
 
-@clean_after_error()
+@building()
 def run(
     cell: AbstractCell,
     xs: Tree,
@@ -89,6 +90,7 @@ def run(
         )
     if any(leaf.shape[0] != batch for leaf in tree_leaves(xs)):
         raise ValueError(f"all inputs must have one batch size; they have shapes {shapes(xs)}.")
+    anew, inputs = state is None and cell.name is None, tree_leaves(xs)
     if state is None:
         state = cell.initial_state(batch)
     check_state(cell, "needs", state, batch)
@@ -100,6 +102,8 @@ def run(
     else:
         run_steps = _compiled if way == "compiled" else _step_by_step
         ys, state = run_steps(cell, xs, state, mask, **options, checkpoint_every=checkpoint_every)
+    if anew:
+        warn_of_sharing(cell, inputs, tree_leaves(ys))
     return (ys, state) if mask is None else (tree_map(lambda y: _hold(y, mask, reverse, way), ys), state)
 
 

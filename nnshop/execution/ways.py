@@ -7,10 +7,12 @@ from typing import Any, Callable
 
 import nnabla as nn
 
+from ..building import building
 from ..compiling.nodes import Unsupported
 from ..core import Tree, shapes, tree_leaves
 from ..kernels import why_not_compiled as why_not_llvm
 from ..portable import is_portable
+from ..sharing import sharing_is_meant
 from . import explaining, loop, unrolled
 from .step_graph import NotRepeatable
 
@@ -33,6 +35,7 @@ COMPILED_FROM = 4
 LOOP_FROM = 500
 
 
+@building()
 def iterate(
     step: Callable,
     xs: Tree,
@@ -91,9 +94,10 @@ def iterate(
     options: dict[str, Any] = {} if checkpoint_every is None else {"checkpoint_every": checkpoint_every}
     if way == "compiled":
         check_compiled()
-    if way == "auto":
-        return _iterate_fast(step, xs, state, length, reverse, running)
-    return WAYS[way](step, xs, state, length, reverse, running, **options)
+    with sharing_is_meant():  # among steps
+        if way == "auto":
+            return _iterate_fast(step, xs, state, length, reverse, running)
+        return WAYS[way](step, xs, state, length, reverse, running, **options)
 
 
 def _iterate_fast(

@@ -11,6 +11,7 @@ import numpy as np
 from ..core import is_whole
 from ..data import pad
 from ..execution.running import check_cell
+from ..owners import check_owners
 from ..parameters import MOST_SCOPES
 from ..scores import check_sizes, find_score
 
@@ -22,6 +23,7 @@ def check_settings(model: Any) -> None:
         raise ValueError(f"{who} needs a cell for its encoder, or several, one for each layer; got none.")
     for cell in (*model.layers, model.decoder):
         check_cell(cell)
+    check_owners(who, (*model.layers * (2 if model.bidirectional else 1), model.decoder))
     check_sizes(who, source_size=model.source_size, target_size=model.target_size, width=model.width)
     for name, token in {"start": model.start, "end": model.end}.items():
         if not is_whole(token) or not 0 <= token < model.target_size:

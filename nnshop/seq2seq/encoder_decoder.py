@@ -18,6 +18,7 @@ from nnabla.parameter import get_parameter_or_create
 from .. import decoding
 from ..archive import check_numbers, damage_named, read_archive, write_archive
 from ..attention import attend
+from ..building import building
 from ..combinators import Wrapper, lift, stack, teacher_forced
 from ..context import in_float32
 from ..core import AbstractCell, StateSpec, Tree, tree_leaves, tree_like, tree_map
@@ -25,9 +26,8 @@ from ..decoding import Decoded, decode
 from ..execution import run
 from ..functions import length_mask, linear_cross_entropy, reshape, sequence_loss, shift
 from ..layers import bidirectional
-from ..parameters import check_weights, clean_after_error, no_new_parameters, put_parameters
+from ..parameters import check_weights, join, no_new_parameters, put_parameters
 from ..recurrentshop import config
-from ..recurrentshop.walk import join
 from ..scores import SCORES, Score
 from .checks import check_batch, check_settings, source_ids
 
@@ -123,7 +123,7 @@ class EncoderDecoder:
 
     # ------------------------------------------------------------------------------------------------------------- training
 
-    @clean_after_error()
+    @building()
     def loss(
         self,
         source: nn.Variable,
@@ -272,6 +272,7 @@ class EncoderDecoder:
 
     # ----------------------------------------------------------------------------------------------------------- generating
 
+    @building()
     def generate(
         self,
         source: Any,
@@ -352,7 +353,7 @@ class EncoderDecoder:
         return weights
 
     @classmethod
-    @clean_after_error()
+    @building()
     def load(cls, path: str | Path, custom_objects: Mapping[str, Any] | None = None) -> EncoderDecoder:
         """Reads what `save` wrote: makes the network again, and its weights in the scope of its name, below the open one.
 

@@ -9,11 +9,11 @@ import nnabla as nn
 import nnabla.functions as F
 import nnabla.parametric_functions as PF
 
+from ..building import building
 from ..combinators import lift
 from ..core import AbstractCell
 from ..execution import run
 from ..execution.ways import check_variables
-from ..parameters import clean_after_error
 from ..recurrentshop.cells import LSTMCell
 from ..recurrentshop.config import TABLE
 from ..recurrentshop.engine import Layer, RecurrentSequential
@@ -118,7 +118,7 @@ class Seq2SeqModel(Layer):
 
     # ------------------------------------------------------------------------------------------------------------- call
 
-    @clean_after_error()
+    @building()
     def __call__(self, x: nn.Variable, ground_truth: nn.Variable | None = None, training: bool = True) -> nn.Variable:
         """Runs the model.
 
