@@ -13,6 +13,7 @@ from typing import Any, Callable
 import nnabla as nn
 import numpy as np
 
+from .checks import check_count, check_variable, is_whole
 from .parameters import scratch
 
 Tree = Any  # a leaf, None, or a tuple (a NamedTuple as well) of trees
@@ -58,9 +59,10 @@ def tree_like(tree: Tree, leaves: Iterable) -> Tree:
     return tree_map(lambda _: next(remaining), tree)
 
 
-def is_whole(number: Any) -> bool:
-    """Whether it is a whole number, of Python or of NumPy; a bool is none."""
-    return isinstance(number, (int, np.integer)) and not isinstance(number, bool)
+def check_variables(xs: Tree, what: str = "a sequence") -> None:
+    """Raises TypeError unless all leaves are Variables, and ValueError where one is empty."""
+    for leaf in tree_leaves(xs):
+        check_variable(what, leaf)
 
 
 def shapes(tree: Tree) -> Tree:
@@ -98,7 +100,7 @@ class StateSpec:
     initializer: Callable = zeros
 
     def __post_init__(self) -> None:
-        if not isinstance(self.shape, tuple) or not all(isinstance(n, (int, np.integer)) and n > 0 for n in self.shape):
+        if not isinstance(self.shape, tuple) or not all(is_whole(n) and n > 0 for n in self.shape):
             raise ValueError(
                 f"StateSpec needs a tuple of positive sizes without the batch axis, such as (64,); got {self.shape!r}."
             )
@@ -153,8 +155,10 @@ class AbstractCell(ABC):
             `(y, new_state)`; new_state has exactly the structure and shapes of state.
 
         Raises:
-            ValueError: The state, or what the step returned as state, has another structure, shape or batch size.
+            ValueError: The state, or what the step returned as state, has another structure, shape or batch size; x is empty.
+            TypeError: x holds what is no Variable.
         """
+        check_variables(x, f"{self}: the input of a step")
         batch = batch_size_of(x, state)
         check_state(self, "needs", state, batch)
         y, after = self.step(x, state)
@@ -187,8 +191,7 @@ class AbstractCell(ABC):
             >>> nnshop.LSTMCell(8).initial_state(4)[0].shape
             (4, 8)
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
+        check_count("batch_size", batch_size)
 
         def start(spec: StateSpec) -> nn.Variable:
             shape = (batch_size, *spec.shape)
@@ -278,6 +281,7 @@ def output_shape(cell: AbstractCell, x: Tree) -> Tree:
         >>> output_shape(nnshop.LSTMCell(8), nn.Variable((32, 5)))
         (8,)
     """
+    check_variables(x, "output_shape: x")
     with scratch():
         y, _ = cell(tree_map(lambda v: nn.Variable(v.shape), x), cell.initial_state(batch_size_of(x) or 1))
     return tree_map(lambda v: v.shape[1:], y)

@@ -8,13 +8,14 @@ from typing import Any, Callable
 import nnabla as nn
 import nnabla.functions as F
 
+from ..checks import check_variable
 from ..core import AbstractCell, Tree, batch_size_of, check_state, shapes, tree_leaves, tree_map
 from ..functions import length_mask, swap_time, where, without_padding
 from ..kernels import why_not_arrays
 from ..kernels.hold import Hold
 from ..parameters import clean_after_error
 from .fused import why_not_fused
-from .ways import WAYS, check_checkpoints, check_variables, check_way, iterate, sequence_length
+from .ways import WAYS, check_checkpoints, check_way, iterate, sequence_length
 
 
 @clean_after_error()
@@ -68,11 +69,8 @@ def run(
     check_cell(cell)
     length = sequence_length(xs, length, axis=1)
     batch = batch_size_of(xs, state)
-    if batch is None or batch < 1:
-        raise ValueError(
-            f"a batch needs at least one row; xs has shapes {shapes(xs)}. "
-            "Without inputs pass state=cell.initial_state(batch_size)."
-        )
+    if batch is None:
+        raise ValueError("without inputs the batch size must be given: state=cell.initial_state(batch_size).")
     if any(leaf.shape[0] != batch for leaf in tree_leaves(xs)):
         raise ValueError(f"all inputs must have one batch size; they have shapes {shapes(xs)}.")
     if state is None:
@@ -130,7 +128,7 @@ def _find_mask(mask: nn.Variable | None, lengths: Any, batch: int, length: int) 
     if lengths is not None:
         mask = length_mask(lengths, length)
     if mask is not None:
-        check_variables(mask)
+        check_variable("the mask", mask)
         if mask.shape != (batch, length):
             raise ValueError(f"a mask must have the shape (B, T) of the inputs, {(batch, length)}; got {mask.shape}.")
     return mask

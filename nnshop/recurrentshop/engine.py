@@ -13,9 +13,8 @@ import nnabla.functions as F
 import numpy as np
 
 from ..combinators import MERGES, Readout, Stack, Sync, Wrapper, lift, readout, stack, sync, teacher_forced
-from ..core import AbstractCell, Cell, StateSpec, Tree, output_shape, shapes, tree_leaves, tree_like, tree_map
+from ..core import AbstractCell, Cell, StateSpec, Tree, check_variables, output_shape, shapes, tree_leaves, tree_like, tree_map
 from ..execution import run
-from ..execution.ways import check_variables
 from ..functions import activation as find_activation
 from ..functions import shift
 from ..layers import last_output
