@@ -28,9 +28,17 @@ def check_given_sizes(who: str, **sizes: Any) -> None:
 
 
 def check_count(name: str, number: Any, least: int = 1) -> None:
-    """Raises ValueError unless this is a whole number that is not too small."""
+    """Raises ValueError unless this is a whole number that is neither too small nor too large."""
     if not is_whole(number) or number < least:
         raise ValueError(f"{name} must be a whole number, {least} or more; got {number!r}.")
+    if number >= 2**31:
+        raise ValueError(f"{name} must be below 2 ** 31, what NNabla can count; got {number}.")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raises TypeError unless this is True or False: a word, such as "no", would count as true."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} is True or False; got {value!r}.")
 
 
 def check_variable(what: str, v: Any) -> None:

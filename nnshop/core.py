@@ -249,6 +249,12 @@ class Cell(AbstractCell):
         return made
 
 
+def check_cell(cell: Any) -> None:
+    """Raises TypeError unless this is a cell."""
+    if not isinstance(cell, AbstractCell):
+        raise TypeError(f"a cell is what LSTMCell(8), stack(...) or lift(function) returns; got {cell!r}.")
+
+
 def batch_size_of(*trees: Tree) -> int | None:
     """Returns the batch size that the first leaf of the trees has; None where there is no leaf."""
     sizes = [leaf.shape[0] for tree in trees for leaf in tree_leaves(tree) if getattr(leaf, "shape", ())]
@@ -281,6 +287,7 @@ def output_shape(cell: AbstractCell, x: Tree) -> Tree:
         >>> output_shape(nnshop.LSTMCell(8), nn.Variable((32, 5)))
         (8,)
     """
+    check_cell(cell)
     check_variables(x, "output_shape: x")
     with scratch():
         y, _ = cell(tree_map(lambda v: nn.Variable(v.shape), x), cell.initial_state(batch_size_of(x) or 1))

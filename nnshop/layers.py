@@ -10,7 +10,7 @@ import nnabla as nn
 import nnabla.functions as F
 
 from .cells import GRUCell, LSTMCell, SimpleRNNCell
-from .checks import check_variable
+from .checks import check_flag, check_variable
 from .core import AbstractCell, Tree, batch_size_of, check_state, check_variables, output_shape, shapes, tree_leaves, tree_map
 from .execution import iterate, run
 from .execution.running import check_cell
@@ -132,6 +132,9 @@ def _layer(
     name: str | None,
 ) -> Any:
     _check_sequence(scope, x)
+    flags = {"return_sequences": return_sequences, "return_state": return_state, "go_backwards": go_backwards}
+    for flag, value in flags.items():
+        check_flag(flag, value)
     with nn.parameter_scope(f"{name}/{scope}" if name else scope):
         ys, state = run(cell, x, initial_state, mask=mask, lengths=lengths, reverse=go_backwards, way=way)
     if not return_sequences:

@@ -10,7 +10,7 @@ import nnabla.functions as F
 import numpy as np
 from nnabla.function import PythonFunction
 
-from ..checks import check_count
+from ..checks import check_count, check_variable
 from ..context import in_float32
 from ..core import AbstractCell, Tree, check_state, is_whole, tree_leaves, tree_map
 from ..execution import run
@@ -55,6 +55,9 @@ def tile(x: nn.Variable, width: int) -> nn.Variable:
                [3., 4.],
                [3., 4.]], dtype=float32)
     """
+    check_variable("tile: x", x)
+    if not x.ndim:
+        raise ValueError("tile needs rows (B, ...); got the shape ().")
     check_count("width", width)
     if width == 1:
         return x

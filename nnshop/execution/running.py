@@ -8,8 +8,8 @@ from typing import Any, Callable
 import nnabla as nn
 import nnabla.functions as F
 
-from ..checks import check_variable
-from ..core import AbstractCell, Tree, batch_size_of, check_state, shapes, tree_leaves, tree_map
+from ..checks import check_flag, check_variable
+from ..core import AbstractCell, Tree, batch_size_of, check_cell, check_state, shapes, tree_leaves, tree_map
 from ..functions import length_mask, swap_time, where, without_padding
 from ..kernels import why_not_arrays
 from ..kernels.hold import Hold
@@ -67,6 +67,7 @@ def run(
     check_way(way, ["fused", *WAYS])
     check_checkpoints(checkpoint_every, way)
     check_cell(cell)
+    check_flag("reverse", reverse)
     length = sequence_length(xs, length, axis=1)
     batch = batch_size_of(xs, state)
     if batch is None:
@@ -114,12 +115,6 @@ def _step_by_step(cell: AbstractCell, xs: Tree, state: Tree, mask: nn.Variable |
     xs = tree_map(swap_time, xs)
     ys, state = loop(cell, xs, state) if mask is None else loop(_masked(cell), (xs, swap_time(mask)), state)
     return tree_map(swap_time, ys), state
-
-
-def check_cell(cell: Any) -> None:
-    """Raises TypeError unless this is a cell."""
-    if not isinstance(cell, AbstractCell):
-        raise TypeError(f"a cell is what LSTMCell(8), stack(...) or lift(function) returns; got {cell!r}.")
 
 
 def _find_mask(mask: nn.Variable | None, lengths: Any, batch: int, length: int) -> nn.Variable | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Callable
 
-from ..checks import check_count
+from ..checks import check_count, check_flag
 from ..core import Tree, check_variables, shapes, tree_leaves
 from ..portable import is_portable
 from . import loop, unrolled
@@ -74,6 +74,7 @@ def iterate(
     check_way(way)
     length = sequence_length(xs, length, axis=0)
     check_variables(state, "a state")
+    check_flag("reverse", reverse)
     check_checkpoints(checkpoint_every, way)
     if checkpoint_every is not None:
         return loop.iterate(step, xs, state, length, reverse, running, checkpoint_every)
