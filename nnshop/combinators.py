@@ -302,33 +302,49 @@ class TeacherForced(Wrapper):
     sampling_probability: nn.Variable | None = None
 
     def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
-        (x, truth), (inner, last) = x, state
+        x, truth = self._pair(x)
+        y, (inner, own) = self.cell(x, state)
         if self.sampling_probability is not None:
-            own = F.less(F.rand(shape=truth.shape[:1]), F.broadcast(self.sampling_probability, truth.shape[:1]))
-            truth = where(own, last, truth)
-        return self.cell(x, (inner, truth))
+            chosen = F.less(F.rand(shape=truth.shape[:1]), F.broadcast(self.sampling_probability, truth.shape[:1]))
+            truth = where(chosen, own, truth)
+        return y, (inner, truth)
+
+    def _pair(self, x: Tree) -> tuple[Tree, nn.Variable]:
+        truth = x[1] if isinstance(x, tuple) and len(x) == 2 else None
+        if not isinstance(truth, nn.Variable) or truth.shape[1:] != self.cell.shape:
+            raise ValueError(
+                f"teacher_forced takes pairs (x, truth), with the truth of the shape {self.cell.shape} for each row and step, "
+                f"as what is fed back; at a step it got {shapes(x)}."
+            )
+        return x
 
 
 def teacher_forced(cell: AbstractCell, sampling_probability: nn.Variable | None = None) -> AbstractCell:
     """Feeds the truth back in place of a cell's own last output, as in training a decoder.
 
-    It takes pairs `(x, truth)`. The truth at step t is that of step t - 1: pass `shift(targets, initial_readout)`, never the
-    targets, or the answer leaks. The same `readout` cell without this wrapper runs free, on the same weights.
+    .. code-block:: text
+
+        y[t] = cell(merge(x[t], activation(truth[t - 1]))), truth[-1] = the initial readout, zeros by default
+
+    It takes pairs `(x, truth)`, both of step t: the truth goes into the state that the step leaves, where `readout` puts the
+    output. So step t does not see its own truth; a masked step leaves the last truth that counted; a run in reverse feeds the
+    truth of step t + 1; and a state that is carried on holds the truth of the batch before. The same `readout` cell without
+    this wrapper runs free, on the same weights.
 
     Args:
         cell: What `readout` returns.
         sampling_probability: A Variable `(1,)` that training may change: so often, for each sample and step, the own output
-            is taken after all (scheduled sampling, S. Bengio et al. 2015). No gradient goes through an output that the
-            truth replaced; through one that was taken it does.
+            is fed back after all (scheduled sampling, S. Bengio et al. 2015). No gradient goes through an output that the
+            truth replaced; through one that was fed back it does.
 
     Raises:
         TypeError: The cell is no readout.
-        ValueError: sampling_probability has another shape than `(1,)`.
+        ValueError: sampling_probability has another shape than `(1,)`; when it runs, if the input is no such pair.
 
     Example:
         >>> cell = readout(nnshop.GRUCell(3), shape=(3,))
         >>> x, targets = nn.Variable((2, 7, 3)), nn.Variable((2, 7, 3))
-        >>> ys, state = nnshop.run(teacher_forced(cell), (x, nnshop.shift(targets)))
+        >>> ys, state = nnshop.run(teacher_forced(cell), (x, targets))
         >>> free, state = nnshop.run(cell, x)
         >>> ys.shape, free.shape
         ((2, 7, 3), (2, 7, 3))

@@ -234,7 +234,9 @@ def _is_random(function: Any) -> bool:
 def _apply(function: Any, given: list[nn.Variable]) -> list[nn.Variable]:
     """Calls a function of NNabla's again."""
     make = getattr(nnabla.function, function.info.type_name)
-    made = make(function.context, **function.info.args)(*given, n_outputs=len(function.outputs))
+    # Without auto_forward= NNabla computes it here and now.
+    options = {"n_outputs": len(function.outputs), "auto_forward": nn.get_auto_forward()}
+    made = make(function.context, **function.info.args)(*given, **options)
     return list(made) if isinstance(made, (list, tuple)) else [made]
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import nnabla as nn
+import nnabla.functions as F
 import numpy as np
 
-from .context import on_host
+from .context import in_float32, on_host
+from .functions import reshape, stop_gradient
 
 
 def expect(variables: Iterable[nn.Variable]) -> None:
@@ -17,6 +19,21 @@ def expect(variables: Iterable[nn.Variable]) -> None:
         v.persistent = True  # NNabla frees and reuses buffers during forward and backward
     if not nn.get_auto_forward():
         forget(v for v in variables if not v.data.modification_count)  # others have been computed already
+
+
+def together(outputs: Iterable[nn.Variable], others: Iterable[nn.Variable]) -> list[nn.Variable]:
+    """Returns the outputs so that whoever computes one of them computes the others too.
+
+    Each has a zero added to it, made of the others, also where they are infinite or NaN; no gradient goes through it.
+    """
+    outputs, zeros = list(outputs), [F.sum(F.sign(v, alpha=0) * 0) for v in others]
+    if not zeros:
+        return outputs
+    zero, made = stop_gradient(sum(zeros[1:], zeros[0])), []
+    for v in outputs:
+        with in_float32(v.ndim < 2):  # one number for each row may be an id
+            made.append(v + reshape(zero, (1,) * v.ndim))
+    return made
 
 
 def forget(variables: Iterable[nn.Variable]) -> None:

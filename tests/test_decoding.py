@@ -820,7 +820,7 @@ def test_decode_draws_by_probability(way: str) -> None:
 
 
 def scheduled(cell: Any, truth: np.ndarray, probability: float, way: str, choose: str = "greedy") -> np.ndarray:
-    """What the cell is fed with at each step: its logits tell, by a table that holds the last id."""
+    """The logits, from the id 0 on."""
     share = constant([probability])
     forced = teacher_forced(decode(cell, 0, choose), share)
     ys, _ = run(forced, (None, constant(truth)), length=truth.shape[1], way=way)
@@ -831,8 +831,7 @@ def scheduled(cell: Any, truth: np.ndarray, probability: float, way: str, choose
 def test_scheduled_sampling_is_between_teacher_forcing_and_running_free(way: str) -> None:
     cell = speaker()
     truth = np.random.RandomState(0).randint(V, size=(3, 6))
-    truth[:, 0] = 0
-    forced = values(run(cell, constant(truth))[0])[0]
+    forced = values(run(cell, shift(constant(truth)))[0])[0]  # from the id 0 on
     own = decode(cell, 0)
     free = values(run(own, None, own.initial_state(3), length=6, way=way)[0])[0]
     np.testing.assert_allclose(scheduled(cell, truth, 0, way), forced, rtol=1e-4, atol=1e-5)

@@ -140,6 +140,7 @@ def test_scheduled_sampling(kind: str) -> None:
     share.d = 0
     loss.forward()
     np.testing.assert_allclose(loss.d, losses(made, target_lengths=None), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(losses(made, sampling_probability=share), losses(made), rtol=1e-4, atol=1e-5)
     share.d = 1
     loss.forward()
     said = made.generate(SOURCE, LENGTHS, max_length=4)

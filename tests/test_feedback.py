@@ -13,7 +13,7 @@ import pytest
 import reference
 from measuring import values, variable
 
-from nnshop import GRUCell, LSTMCell, SimpleRNNCell, lift, output_shape, readout, run, shift, stack, sync, teacher_forced
+from nnshop import GRUCell, LSTMCell, SimpleRNNCell, lift, output_shape, readout, run, stack, sync, teacher_forced, tree_leaves
 
 B, T, D = 2, 5, 3
 
@@ -81,7 +81,7 @@ def test_forced_with_its_own_outputs_it_runs_free() -> None:
     start = (LSTMCell(D).initial_state(B), r0)
     free, (state, last) = run(cell, x, start)
     own = nn.Variable((B, T, D))
-    forced, (forced_state, forced_last) = run(teacher_forced(cell), (x, shift(own, r0)), start)
+    forced, (forced_state, forced_last) = run(teacher_forced(cell), (x, own), start)
     (own.d,) = values(free)
     for a, b in zip(values(free, *state, last), values(forced, *forced_state, forced_last)):
         np.testing.assert_allclose(a, b, rtol=1e-6)
@@ -90,7 +90,7 @@ def test_forced_with_its_own_outputs_it_runs_free() -> None:
 @pytest.mark.parametrize("t", range(T))
 def test_changing_the_truth_at_t_changes_nothing_up_to_t(t: int) -> None:
     x, truth = variable(B, T, D), variable(B, T, D, seed=1)
-    forced, _ = run(teacher_forced(readout(GRUCell(D), (D,))), (x, shift(truth)))
+    forced, _ = run(teacher_forced(readout(GRUCell(D), (D,))), (x, truth))
     (before,) = values(forced)
     changed = truth.d.copy()
     changed[:, t] += 1
@@ -112,9 +112,9 @@ def test_scheduled_sampling_mixes_by_sample_and_step(probability: float) -> None
     start = ((), F.constant(3, (rows, 1)))
     ys, _ = run(teacher_forced(cell, p), xs, start)
     (fed,) = values(ys)
-    own_at_first = (fed[:, 0] == 3).mean()  # later, one's own output may be 7 as well
+    own_at_first = (fed[:, 1] == 3).mean()  # later, one's own output may be 7 as well
     assert own_at_first == pytest.approx(probability, abs=3 * (0.25 / rows) ** 0.5)
-    expected = probability ** np.arange(1, steps + 1)  # still 3 where it was its own each time
+    expected = probability ** np.arange(steps)  # still 3 where it was its own each time
     np.testing.assert_allclose((fed[..., 0] == 3).mean(axis=0), expected, atol=3 * (0.25 / rows) ** 0.5)
     p.d = 1.0  # training may change it
     assert (values(ys)[0] == 3).all()
@@ -123,13 +123,54 @@ def test_scheduled_sampling_mixes_by_sample_and_step(probability: float) -> None
 def test_no_gradient_goes_through_what_the_truth_replaced() -> None:
     x, truth, r0 = variable(B, T, D), variable(B, T, D, seed=1), variable(B, D, seed=2)
     p = nn.Variable((1,))
-    ys, _ = run(teacher_forced(readout(GRUCell(D), (D,)), p), (x, shift(truth, r0)), (GRUCell(D).initial_state(B), r0))
+    ys, _ = run(teacher_forced(readout(GRUCell(D), (D,)), p), (x, truth), (GRUCell(D).initial_state(B), r0))
     for probability, moves in ((0.0, True), (1.0, False)):
         p.d, truth.g = probability, 0
         ys.forward()
         ys.backward()
         assert (np.abs(truth.g[:, :-1]) > 0).all() == moves
         assert (truth.g[:, -1] == 0).all()
+
+
+MASK = np.array([[1, 1, 1, 1, 1], [0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [1, 0, 0, 1, 1], [0, 0, 0, 0, 0]])
+
+
+@pytest.mark.parametrize("way", ["unrolled", "loop"])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("probability", [None, 0.0, 1.0])
+def test_forced_with_a_mask_it_is_each_row_alone(probability: float | None, reverse: bool, way: str) -> None:
+    """Whatever the padding of the truth holds. In reverse the truth is turned round with the input."""
+    p = None if probability is None else nn.Variable.from_numpy_array(np.array([probability]))
+    cell = teacher_forced(readout(GRUCell(D), (D,)), p)
+    x, truth, h0, r0 = (np.random.RandomState(seed).randn(5, *s) for seed, s in enumerate([(T, D), (T, D), (D,), (D,)]))
+    padded = [nn.Variable.from_numpy_array(np.where(MASK[..., None], v, np.nan)) for v in (x, truth)]
+    start = nn.Variable.from_numpy_array(h0), nn.Variable.from_numpy_array(r0)
+    mask = nn.Variable.from_numpy_array(MASK)
+    got = values(*tree_leaves(run(cell, tuple(padded), start, mask=mask, reverse=reverse, way=way)))
+    for row, counts in enumerate(MASK[:4] == 1):
+        one = [nn.Variable.from_numpy_array(v[row : row + 1]) for v in (x[:, counts], truth[:, counts], h0, r0)]
+        ys, h, last = values(*tree_leaves(run(cell, tuple(one[:2]), tuple(one[2:]), reverse=reverse)))
+        np.testing.assert_allclose(got[0][row, counts], ys[0], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose([got[1][row], got[2][row]], [h[0], last[0]], rtol=1e-5, atol=1e-6)
+        if probability != 1.0:
+            np.testing.assert_allclose(last[0], truth[row, counts][0 if reverse else -1], rtol=1e-6)
+    np.testing.assert_allclose([got[1][4], got[2][4]], [h0[4], r0[4]], rtol=1e-6)
+
+
+def test_scheduled_sampling_with_a_mask() -> None:
+    """A memoryless cell says what it was fed: the truth, or its own output, of the last step that counts."""
+    rows, steps = 50, 12
+    mask = np.random.RandomState(0).randint(2, size=(rows, steps))
+    truth = np.arange(1.0, rows * steps + 1).reshape(rows, steps)
+    xs = tuple(nn.Variable.from_numpy_array(np.where(mask, v, np.nan)[..., None]) for v in (truth, truth))
+    cell = teacher_forced(readout(lift(F.mul_scalar, 1.0), (1,), "readout_only"), nn.Variable.from_numpy_array([0.4]))
+    (fed,) = values(run(cell, xs, mask=nn.Variable.from_numpy_array(mask))[0])
+    own = []
+    for said, told, counts in zip(fed[..., 0], truth, mask == 1):
+        assert not said[counts][:1].any()  # the initial readout
+        own += (said[counts][1:] == said[counts][:-1]).tolist()
+        assert ((said[counts][1:] == told[counts][:-1]) != (said[counts][1:] == said[counts][:-1])).all()
+    assert np.mean(own) == pytest.approx(0.4, abs=4 * (0.24 / len(own)) ** 0.5)
 
 
 def test_wrappers_that_feed_back_change_no_parameter_name() -> None:
@@ -186,6 +227,10 @@ def test_misuse_is_named() -> None:
         teacher_forced(GRUCell(3))
     with pytest.raises(ValueError, match=r"sampling_probability must be a Variable of shape \(1,\); got \(2,\)"):
         teacher_forced(readout(GRUCell(3), (3,)), nn.Variable((2,)))
+    x, forced = variable(B, T, 3), teacher_forced(readout(GRUCell(3), (3,)))
+    for wrong in (x, (x, variable(B, T, 4)), (x, None), (x, x, x)):
+        with pytest.raises(ValueError, match=r"takes pairs \(x, truth\), with the truth of the shape \(3,\) for each row"):
+            run(forced, wrong)
     with pytest.raises(ValueError, match=r"sync needs cells of equal states; GRUCell\(3\) has \(3,\), the first one"):
         sync(LSTMCell(3), GRUCell(3))
     with pytest.raises(ValueError, match="sync needs cells of equal states"):

@@ -48,3 +48,19 @@ def test_values_change_places() -> None:
     values.copy([y], [x])
     y.d = 0
     assert x.d.tolist() == [1, 2]
+
+
+def test_what_is_computed_together() -> None:
+    """In value and gradient they are as alone, whatever the others are."""
+    x = constant(np.ones((2, 3))).apply(need_grad=True)
+    y, others = x * 2, [F.log(x - 1), F.log(x - 2), F.sum(x, axis=1)]  # -inf, NaN, numbers
+    values.expect(others)
+    (made,) = values.together([y], others)
+    x.g = 0
+    made.forward(clear_no_need_grad=True)
+    made.backward(clear_buffer=True)
+    np.testing.assert_array_equal(made.d, np.full((2, 3), 2))
+    np.testing.assert_array_equal(x.g, np.full((2, 3), 2))
+    assert np.isneginf(others[0].d).all()
+    assert others[2].d.tolist() == [3, 3]
+    assert values.together([y], []) == [y]

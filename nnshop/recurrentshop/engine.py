@@ -16,10 +16,10 @@ from ..combinators import MERGES, Readout, Stack, Sync, Wrapper, lift, readout, 
 from ..core import AbstractCell, Cell, StateSpec, Tree, check_variables, output_shape, shapes, tree_leaves, tree_like, tree_map
 from ..execution import run
 from ..functions import activation as find_activation
-from ..functions import shift
 from ..layers import last_output
 from ..parameters import clean_after_error, current_path
 from ..training import CarriedState
+from ..values import expect, together
 from .config import TABLE, Described, decode, encode
 from .graph import WiredStep, without_dropout
 from .initializers import find_initializer
@@ -96,6 +96,17 @@ class Initialized(Wrapper):
 def _of_shape(initializer: Any) -> Callable:
     found = find_initializer(initializer)
     return (lambda shape: np.broadcast_to(found, shape)) if isinstance(found, np.ndarray) else found
+
+
+def _with_all_states(y: Tree, final: Tree) -> tuple[Tree, Tree]:
+    """The same outputs and states; whoever computes one of them computes all states, which are to be carried on.
+
+    Else a state that is used no more, such as that of a step which is masked, or the readout, would not be computed.
+    """
+    leaves = tree_leaves(final)
+    states = together(leaves, leaves)
+    expect(states)  # they may be read when y has been computed
+    return tree_like(y, together(tree_leaves(y), states)), tree_like(final, states)
 
 
 def pair(x: Tree, last: Tree) -> Tree:
@@ -215,8 +226,10 @@ class RecurrentLayer(Layer):
             x: `(B, T, ...)`; with decode, what every step is given, `(B, ...)`.
             initial_state: All states, in the order of the cells; by default those of `state_initializer`, or zeros.
             initial_readout: `(B, ...)`, what is fed back at the first step; zeros by default.
-            ground_truth: With teacher_force, the targets `(B, T, ...)`: step t is fed those of step t - 1.
-            mask: `(B, T)`, 0 for steps that leave state and readout as they are and repeat the output.
+            ground_truth: With teacher_force, the targets `(B, T, ...)`, in the order of the outputs: a step is fed those of the
+                last step before it that counts.
+            mask: `(B, T)`, 0 for steps that leave state and readout as they are and repeat the output. What the inputs and
+                the targets hold there, NaN too, changes nothing.
             training: Whether dropout and teacher forcing act.
 
         Returns:
@@ -242,11 +255,12 @@ class RecurrentLayer(Layer):
         if mask is not None and self.go_backwards:
             mask = F.flip(mask, axes=[1])
         ys, final = run(cell, xs, state, length=self.output_length, mask=mask, way="unrolled" if self.unroll else "auto")
+        y = ys if self.return_sequences else last_output(ys)
         if carried:
             carried.follow(final)
             self._carried.append(carried)
+            y, final = _with_all_states(y, final)
         inner = final[0] if feeds else final
-        y = ys if self.return_sequences else last_output(ys)
         return [y, *tree_leaves(inner)] if self.return_states else y
 
     def _check_input(self, x: Tree) -> None:
@@ -280,7 +294,7 @@ class RecurrentLayer(Layer):
                 raise ValueError(
                     f"{self.name}: ground_truth must have the shape of the outputs, {expected}; got {truth.shape}."
                 )
-            cell, truth = teacher_forced(cell, self.sampling_probability), shift(truth, first)
+            cell = teacher_forced(cell, self.sampling_probability)
         if self.decode:
             given = (lambda _: x) if truth is None else (lambda truth: (x, truth))
             return truth, Given(cell, given)

@@ -93,13 +93,17 @@ class WiredStep:
             raise ValueError(f"{kind} is no function of NNabla's own, and cannot be applied again. {WAY_OUT}")
         arguments = self._rewrite(kind, function, given, batch)
         try:
-            made = make(nn.get_current_context(), **arguments)(*given, n_outputs=len(function.outputs))
+            # Without auto_forward= NNabla computes it here and now.
+            options = {"n_outputs": len(function.outputs), "auto_forward": nn.get_auto_forward()}
+            made = make(nn.get_current_context(), **arguments)(*given, **options)
         except RuntimeError as error:
             raise ValueError(self._refusal(kind, batch, "it raised " + str(error).splitlines()[-1])) from error
         made = list(made) if isinstance(made, (list, tuple)) else [made]
         for old, new in zip(function.outputs, made):
             if not _carries(old.shape, new.shape, self.batch, batch):
                 raise ValueError(self._refusal(kind, batch, f"{old.shape} became {new.shape}"))
+            if function.need_grad and not old.need_grad:  # the step stops the gradient here
+                new.need_grad = False
         return made
 
     def _rewrite(self, kind: str, function: Any, given: list[nn.Variable], batch: int) -> dict[str, Any]:

@@ -164,7 +164,7 @@ class EncoderDecoder:
             decoder = self._decoder(memory, source_lengths, start, training)
             if sampling_probability is not None:
                 spoken = teacher_forced(decode(self._with_output(decoder), self.start), sampling_probability)
-                logits, _ = run(spoken, (None, fed), length=fed.shape[1])
+                logits, _ = run(spoken, (None, wanted))
                 return sequence_loss(logits, wanted, **options)
             h, _ = run(stack(*decoder), fed)
             return linear_cross_entropy(h, *self._output_weights(h.shape[-1]), wanted, transpose=self.tied, **options)

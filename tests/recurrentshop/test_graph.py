@@ -11,6 +11,7 @@ import nnabla.parametric_functions as PF
 import numpy as np
 import pytest
 
+from nnshop.functions import functions_of, stop_gradient
 from nnshop.recurrentshop import LSTMCell, RecurrentModel
 
 MEMORY = np.random.RandomState(9).randn(1, 4, 3).astype(np.float32)
@@ -137,6 +138,30 @@ def test_closures_over_outer_variables_get_their_gradient() -> None:
     ys.backward()
     assert np.abs(scale.g).min() >= 0
     assert scale.g.any() or not ys.d.any()
+
+
+def stopped(x: Any, h: Any) -> Any:
+    h = F.tanh(PF.affine(x, 4, name="x") + h)
+    return h * stop_gradient(h), h
+
+
+def test_a_gradient_that_the_step_stops_is_stopped() -> None:
+    wired = measure(wire(stopped, 2), 3)
+    function = RecurrentModel(stopped, initial_states=[(4,)], return_sequences=True, return_states=True, name="")
+    for a, b in zip(wired, measure(function, 3)):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_building_computes_nothing() -> None:
+    """So running statistics stay as they are, and no random number is drawn."""
+    x, h = nn.Variable((4, 3)), nn.Variable((4, 3))
+    y = PF.batch_normalization(F.dropout(x + h + 1, 0.5))
+    ys = RecurrentModel(x, y, initial_states=[h], final_states=[y], return_sequences=True)(nn.Variable((4, 5, 3)))
+    running = nn.get_parameters(grad_only=False)["bn/var"]
+    assert (running.d == 1).all()
+    assert all(not v.data.modification_count for function in functions_of([ys]) for v in function.outputs)
+    ys.forward()
+    assert (running.d != 1).any()
 
 
 def test_several_inputs_and_outputs() -> None:

@@ -453,15 +453,15 @@ def test_forced_by_its_equation(backwards: bool) -> None:
 
 
 def test_forced_with_a_mask() -> None:
-    """A masked step holds states and output; the truth of the step before it is fed all the same. The original crashed."""
+    """A masked step holds states and output, and its truth counts for nothing. The original crashed."""
     cell = rs.SimpleRNNCell(D)
     rnn = sequential(cell, readout="add", teacher_force=True, return_sequences=True, return_states=True)
     x, truth, mask = variable(B, T, D), variable(B, T, D, seed=1), np.array([[0, 1, 1, 0, 1], [1, 0, 1, 1, 0]])
     got = values(*rnn(x, ground_truth=truth, mask=nn.Variable.from_numpy_array(mask)))
-    step, h, y, expected = simple_step(cell), np.zeros((B, D)), np.zeros((B, D)), []
+    step, h, y, fed, expected = simple_step(cell), np.zeros((B, D)), np.zeros((B, D)), np.zeros((B, D)), []
     for t in range(T):
-        after = step(x.d[:, t] + (truth.d[:, t - 1] if t else 0), h)
-        h, y = (np.where(mask[:, t : t + 1], after, old) for old in (h, y))
+        after, keep = step(x.d[:, t] + fed, h), mask[:, t : t + 1]
+        h, y, fed = np.where(keep, after, h), np.where(keep, after, y), np.where(keep, truth.d[:, t], fed)
         expected.append(y)
     same(got, [np.stack(expected, axis=1), h])
 
