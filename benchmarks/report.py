@@ -18,8 +18,8 @@ def write(results: dict, folder: Path, images: Path) -> None:
     stem = "results" if results["threads"] == 1 else f"results_{results['threads']}_threads"
     (folder / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
     (folder / f"{stem}.md").write_text(markdown(results))
-    drawn = draw(results["rows"], images) if results["threads"] == 1 else []
     print("\n".join(required_table(results["requirements"])))
+    drawn = draw(results["rows"], images) if results["threads"] == 1 else []
     print("written:", folder / f"{stem}.json", folder / f"{stem}.md", *drawn, sep="\n  ")
 
 
@@ -106,7 +106,7 @@ def milliseconds(seconds: float) -> str:
 
 
 def draw(rows: list[dict], folder: Path) -> list[Path]:
-    """Draws a plot of each work that was measured; returns the files."""
+    """Draws a plot of each work of which there is something to show; returns the files."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -115,8 +115,8 @@ def draw(rows: list[dict], folder: Path) -> list[Path]:
     drawn = []
     for name, (title, plot) in PLOTS.items():
         some = [row for row in rows if row["work"].startswith(title) and "note" not in row]
-        if some:
-            figure = plot(plt, some)
+        figure = plot(plt, some) if some else None
+        if figure is not None:
             drawn.append(folder / f"speed_{name}.png")
             figure.savefig(drawn[-1], dpi=120, bbox_inches="tight")
             plt.close(figure)
@@ -143,8 +143,10 @@ def draw_language_model(plt, rows: list[dict]):
 
 
 def draw_layers(plt, rows: list[dict]):
-    """How many times as fast as PyTorch."""
+    """How many times as fast as PyTorch; nothing where it was not there."""
     pairs = [(size, rivals) for size, rivals in by_size(rows) if NNSHOP in rivals and TORCH in rivals]
+    if not pairs:
+        return None
     ratios = [rivals[TORCH]["seconds"]["total"] / rivals[NNSHOP]["seconds"]["total"] for _, rivals in pairs]
     figure, ax = plt.subplots(figsize=(7, 0.35 * len(pairs) + 1))
     ax.bar_label(ax.barh([size for size, _ in pairs], ratios), fmt="{:.2f}", padding=3)

@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from io import TextIOWrapper
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -37,7 +38,7 @@ from babel import Locale, dates
 from tqdm import tqdm
 
 import nnshop
-from nnshop.archive import atomic_write
+from nnshop.archive import atomic_write, open_regular, read_json
 from nnshop.context import ContextError
 from nnshop.data import DataError, pad
 from nnshop.decoding import Decoded
@@ -121,7 +122,8 @@ def read_parallel(source: Path, target: Path, seed: int) -> tuple[list[Pair], li
 def read_lines(path: Path) -> list[str]:
     try:
         # splitlines() would also cut at characters that stand within sentences, such as U+2028.
-        return path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        with open_regular(path) as file, TextIOWrapper(file, encoding="utf-8") as text:
+            return text.read().removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
 
@@ -199,7 +201,7 @@ class Translator:
         """Reads a folder that `save` wrote; DataError or ArchiveError where it is none."""
         network = EncoderDecoder.load(folder / "model.npz")
         try:
-            sides = json.loads((folder / "symbols.json").read_text(encoding="utf-8"))
+            sides = read_json(folder / "symbols.json", "file of symbols")
             both = [Symbols(tuple(sides[side]), bool(sides["by_words"])) for side in ("source", "target")]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise DataError(f"{folder / 'symbols.json'}: cannot be read: {type(error).__name__}: {error}") from error
@@ -353,7 +355,7 @@ def report(translator: Translator, held_out: list[Pair], output: Path) -> None:
     for label, options in {"greedy": {}, "beam of 5": {"method": "beam", "width": 5}}.items():
         start = perf_counter()
         found = translator.translate(sources, **options)
-        seconds = perf_counter() - start
+        seconds = max(perf_counter() - start, 1e-9)  # a clock may stand still
         right = sum(a == b for a, b in zip(found, targets)) / len(targets)
         quality = f", BLEU {bleu(found, targets):.1f}" if translator.source.by_words else ""
         print(f"{label:10} {right:8.2%} right{quality}, {len(targets) / seconds:,.0f} texts a second")

@@ -36,7 +36,7 @@ from nnabla.parameter import get_parameter_or_create
 from tqdm import tqdm
 
 import nnshop
-from nnshop.archive import damage_named
+from nnshop.archive import damage_named, read_json
 from nnshop.context import ContextError
 from nnshop.data import (
     EOS,
@@ -52,6 +52,7 @@ from nnshop.data import (
 )
 from nnshop.distributed import DistributedError, Workers, connect
 from nnshop.functions import faster, linear_cross_entropy
+from nnshop.parameters import check_weights
 from nnshop.training import (
     CarriedState,
     Checkpoint,
@@ -290,7 +291,7 @@ class Training:
     def run(self, stop: StopSignal) -> bool:
         """Trains to the end; returns False where it was asked to stop before, with all saved."""
         self.workers.on_first(self.open_monitors)
-        began, done_before = time.time(), self.step
+        began, done_before = time.perf_counter(), self.step
         words = self.settings.batch_size * self.settings.num_steps
         with tqdm(
             total=self.total_steps,
@@ -302,7 +303,7 @@ class Training:
         ) as bar:
             while self.step < self.total_steps:
                 loss = self.train_one_batch()
-                speed = (self.step - done_before) * words / (time.time() - began)
+                speed = (self.step - done_before) * words / max(time.perf_counter() - began, 1e-9)  # a clock may stand still
                 bar.set_postfix_str(
                     f"{speed:,.0f} words/s, perplexity {np.exp(loss / self.settings.num_steps):.1f}", refresh=False
                 )
@@ -422,7 +423,9 @@ def fingerprint(corpus: Corpus) -> dict[str, Any]:
 def train(args: argparse.Namespace, workers: Workers) -> int:
     folder = workers.on_first(lambda: check_writable(args.output))
     check_matplotlib()
-    checkpoint = workers.on_first(lambda: find_checkpoint(folder, args.resume))
+    checkpoints = Checkpoints(folder)
+    workers.on_first(checkpoints.lock)  # until the end of this function
+    checkpoint = workers.on_first(lambda: find_checkpoint(checkpoints, args.resume))
     data = str(Path(args.data).resolve()) if args.data else None
     if checkpoint is not None:
         data = data or checkpoint.progress["data"]
@@ -450,13 +453,15 @@ def train(args: argparse.Namespace, workers: Workers) -> int:
     return 0
 
 
-def find_checkpoint(folder: Path, resume: bool) -> Checkpoint | None:
+def find_checkpoint(checkpoints: Checkpoints, resume: bool) -> Checkpoint | None:
     """The checkpoint to go on from; None for a new training."""
-    checkpoint, passed_over = Checkpoints(folder).load() if resume else (None, [])
+    checkpoint, passed_over = checkpoints.load() if resume else (None, [])
     for line in passed_over:
         print(f"passed over: {line}")
-    if checkpoint is None and Checkpoints(folder).files():
-        raise TrainingError(f"{folder}: holds a training; --resume goes on with it, another --output leaves it alone.")
+    if checkpoint is None and checkpoints.files():
+        raise TrainingError(
+            f"{checkpoints.folder}: holds a training; --resume goes on with it, another --output leaves it alone."
+        )
     if checkpoint is not None and set(checkpoint.progress) != PROGRESS:
         raise CheckpointError(f"{checkpoint.path}: is of another script, or of another version of this one.")
     return checkpoint
@@ -497,12 +502,13 @@ def settings_of(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Sett
 def load_model(folder: Path) -> tuple[Settings, Vocabulary, str | None]:
     """Loads the best parameters of a training, with its settings, vocabulary and text."""
     try:
-        saved = json.loads((folder / "settings.json").read_text())
+        saved = read_json(folder / "settings.json", "file of settings")
         settings = Settings(**saved["settings"])
-        vocabulary = Vocabulary(json.loads((folder / "vocabulary.json").read_text()))
+        vocabulary = Vocabulary(read_json(folder / "vocabulary.json", "vocabulary"))
         nn.clear_parameters()
         load_parameters(folder / "best.npz")
-        evaluation_model(settings, len(vocabulary), 1, 1)  # raises where a parameter is missing or of another shape
+        shapes = {name: v.shape for name, v in nn.get_parameters(grad_only=False).items()}
+        check_weights(shapes, lambda: LanguageModel(settings, len(vocabulary), 1, 1))
         return settings, vocabulary, saved["data"]
     except (OSError, ValueError, TypeError, KeyError, TrainingError) as error:
         raise CheckpointError(f"{folder}: holds no trained model that can be read: {error}") from error

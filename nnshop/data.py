@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from .archive import open_regular
 
 EOS, UNKNOWN = "<eos>", "<unk>"
 PARTS = ("train", "valid", "test")
@@ -175,7 +178,8 @@ def _deal(blocks: Sequence[list[str]]) -> dict[str, list[str]]:
 
 def _read(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")  # with or without a byte order mark
+        with open_regular(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig") as text:  # with a byte order mark or not
+            return text.read()
     except FileNotFoundError as error:
         raise DataError(f"{path}: there is no such file or folder.") from error
     except UnicodeDecodeError as error:
@@ -280,7 +284,8 @@ def pad(rows: Sequence[Sequence[int]], value: int = 0) -> tuple[np.ndarray, np.n
 
 def unigram_perplexity(corpus: Corpus, part: str = "test") -> float:
     """Computes the perplexity of a part under the frequencies of single words in train (add-one smoothing)."""
-    return float(np.exp(-np.log(_unigram(corpus)[getattr(corpus, part)[1:]]).mean()))
+    words = np.bincount(getattr(corpus, part)[1:], minlength=len(corpus.vocabulary))
+    return float(np.exp(-(words @ np.log(_unigram(corpus))) / words.sum()))
 
 
 def bigram_perplexity(corpus: Corpus, part: str = "test") -> float:
@@ -291,9 +296,10 @@ def bigram_perplexity(corpus: Corpus, part: str = "test") -> float:
     References:
         F. Jelinek, R. Mercer, Interpolated estimation of Markov source parameters from sparse data, 1980.
     """
-    weights = np.arange(1, 100)[:, None] / 100
-    best = weights[np.argmin(-np.log(_mix(corpus, "valid", weights)).mean(axis=1)), 0]
-    return float(np.exp(-np.log(_mix(corpus, part, best)).mean()))
+    model, weights = _Bigrams(corpus), np.arange(1, 100) / 100
+    best = weights[np.argmin(model.losses(corpus.valid, weights))]
+    (loss,) = model.losses(getattr(corpus, part), np.array([best]))
+    return float(np.exp(loss))
 
 
 def _unigram(corpus: Corpus) -> np.ndarray:
@@ -301,13 +307,29 @@ def _unigram(corpus: Corpus) -> np.ndarray:
     return counts / counts.sum()  # (V,)
 
 
-def _mix(corpus: Corpus, part: str, weight: np.ndarray) -> np.ndarray:
-    """The probability of each word of a part but the first, `(..., N)` for weights `(..., 1)`."""
-    size, ids = len(corpus.vocabulary), getattr(corpus, part).astype(np.int64)
-    pairs, counts = np.unique(corpus.train[:-1].astype(np.int64) * size + corpus.train[1:], return_counts=True)
-    wanted = ids[:-1] * size + ids[1:]
-    where = np.minimum(np.searchsorted(pairs, wanted), len(pairs) - 1)
-    count = np.where(pairs[where] == wanted, counts[where], 0)
-    before = np.bincount(corpus.train[:-1], minlength=size)[ids[:-1]]
-    weight = np.where(before > 0, weight, 0)  # after a word that train never goes on from, the unigram speaks alone
-    return weight * (count / np.maximum(before, 1)) + (1 - weight) * _unigram(corpus)[ids[1:]]
+class _Bigrams:
+    """How often each pair of words follows each other in train."""
+
+    BLOCK = 1 << 12  # words at once: the memory for all weights does not grow with a text
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.size, self.unigram = len(corpus.vocabulary), _unigram(corpus)
+        ids = corpus.train.astype(np.int64)
+        self.pairs, self.counts = np.unique(ids[:-1] * self.size + ids[1:], return_counts=True)
+        self.before = np.bincount(ids[:-1], minlength=self.size)
+
+    def losses(self, ids: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """The mean loss in nats of each word but the first, for each weight, `(weights,)`."""
+        total = np.zeros(len(weights))
+        for start in range(0, len(ids) - 1, self.BLOCK):
+            total -= np.log(self._mix(ids[start : start + self.BLOCK + 1].astype(np.int64), weights[:, None])).sum(axis=1)
+        return total / (len(ids) - 1)
+
+    def _mix(self, ids: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """The probability of each word but the first, `(weights, N)` for weights `(weights, 1)`."""
+        wanted = ids[:-1] * self.size + ids[1:]
+        where = np.minimum(np.searchsorted(self.pairs, wanted), len(self.pairs) - 1)
+        count = np.where(self.pairs[where] == wanted, self.counts[where], 0)
+        before = self.before[ids[:-1]]
+        weight = np.where(before > 0, weight, 0)  # after a word that train never goes on from, the unigram speaks alone
+        return weight * (count / np.maximum(before, 1)) + (1 - weight) * self.unigram[ids[1:]]

@@ -24,9 +24,10 @@ from typing import Any, Callable, TypeVar
 import nnabla as nn
 import numpy as np
 
-from .context import ContextInUse, in_float32, on_host, use_context
+from .context import ContextInUse, in_float32, in_half, on_host, use_context
 from .core import is_whole
 from .parameters import all_parameters
+from .watching import Watch
 
 T = TypeVar("T")
 
@@ -150,36 +151,46 @@ class Workers:
 
 
 @contextmanager
-def connect() -> Iterator[Workers]:
+def connect(patience: float = 120) -> Iterator[Workers]:
     """Joins the processes that a launcher such as `mpirun` started; alone where there is none. Comes before `use_context`.
 
     Where a process leaves the block by an exception, all processes end with it, as they do where one is killed: none waits
-    for it for ever. Without an exception all must leave together, after as many averages: one that is done sooner is waited
-    for.
+    for it for ever. One that is stopped, or whose machine is gone, is named on the standard error after a while, and all end;
+    one that computes for long is waited for. Without an exception all must leave together, after as many averages: one that
+    is done sooner is waited for.
+
+    Args:
+        patience: After how many seconds of waiting a process that does not answer ends all.
 
     Returns:
         Workers, for a `with` block.
 
     Raises:
         DistributedError: mpi4py is missing, or belongs to another MPI than the launcher.
+        ValueError: The patience is no positive number of seconds.
 
     Example:
         >>> with connect() as workers:
         ...     print(workers.rank, workers.size)
         0 1
     """
+    if not 0 < patience < math.inf:
+        raise ValueError(f"patience must be a positive number of seconds; got {patience}.")
     told = _told_size()
     if told == 1:
         yield Workers()
         return
-    workers = MPIWorkers(_world(told))
+    workers = MPIWorkers(_world(told), patience)
     _show_mpi_to_nnabla()
     try:
         yield workers
     except BaseException as error:
         if not isinstance(error, SystemExit) or error.code:
             workers.end_all_at_exit()
+        else:
+            workers.close()
         raise
+    workers.close()
 
 
 def _told_size() -> int | None:
@@ -210,19 +221,21 @@ class MPIWorkers(Workers):
 
     Args:
         world: mpi4py's communicator.
+        patience: See `connect`.
     """
 
-    def __init__(self, world: Any) -> None:
+    def __init__(self, world: Any, patience: float) -> None:
         from mpi4py import MPI
 
         self._mpi, self._world = MPI, world
         self.rank, self.size = world.rank, world.size
         self.local_rank = world.Split_type(MPI.COMM_TYPE_SHARED).rank
+        self._watch = Watch(world, patience, self._abort)
         self._add_up: Callable[[list[nn.Variable]], None] | None = None  # what sums gradients, once it is known where they lie
 
     def average_gradients(self, solver: Any, weight: float = 1.0) -> None:
         parameters = dict(sorted(solver.get_parameters().items()))
-        held = [on_host(nn.get_current_context()), *((name, v.shape) for name, v in parameters.items())]
+        held = [_kind_of_context(), *((name, v.shape) for name, v in parameters.items())]
         mark = zlib.crc32(repr(held).encode()) & 0xFFFF  # so few bits that sums of squares are exact
         total, (marks, squares) = self._total_weight(weight, mark, mark**2)
         if marks**2 != self.size * squares:  # not all the same; and all see that
@@ -234,10 +247,12 @@ class MPIWorkers(Workers):
         if self._add_up is None:
             self._add_up = self._way_to_add_up()
         for bucket in buckets(list(parameters.values()), BUCKET):
-            self._add_up(bucket)
+            with self._watch.waiting():
+                self._add_up(bucket)
 
     def check_same(self, what: str, value: Any) -> None:
-        first, *others = self._world.allgather(value)
+        with self._watch.waiting():
+            first, *others = self._world.allgather(value)
         for rank, other in enumerate(others, 1):
             if other != first:
                 raise DistributedError(f"processes have other {what}: {_difference(first, rank, other)}.")
@@ -267,22 +282,32 @@ class MPIWorkers(Workers):
         self.check_same("parameters", [(name, v.shape) for name, v in parameters])
         for _, v in parameters:
             values = v.d.copy()
-            self._world.Bcast(values)
+            with self._watch.waiting():
+                self._world.Bcast(values)
             v.d = values
 
     def sum(self, values: Sequence[float]) -> np.ndarray:
         total = np.array(values, np.float64)
-        self._world.Allreduce(self._mpi.IN_PLACE, total)
+        with self._watch.waiting():
+            self._world.Allreduce(self._mpi.IN_PLACE, total)
         return total
 
     def gather(self, rows: np.ndarray) -> np.ndarray:
-        return np.concatenate(self._world.allgather(rows))
+        with self._watch.waiting():
+            return np.concatenate(self._world.allgather(rows))
 
     def on_first(self, function: Callable[[], T]) -> T:
-        return self._world.bcast(function() if self.rank == 0 else None)
+        result = function() if self.rank == 0 else None
+        with self._watch.waiting():
+            return self._world.bcast(result)
 
     def barrier(self) -> None:
-        self._world.Barrier()
+        with self._watch.waiting():
+            self._world.Barrier()
+
+    def close(self) -> None:
+        """Ends what runs beside; after that nothing more may be sent."""
+        self._watch.close()
 
     @contextmanager
     def one_voice(self) -> Iterator[None]:
@@ -341,6 +366,11 @@ def _loaded_mpi() -> str:
     """Where the MPI library lies that this process uses."""
     with open("/proc/self/maps") as maps:
         return next(line.split()[-1] for line in maps if "/libmpi" in line)
+
+
+def _kind_of_context() -> str:
+    context = nn.get_current_context()
+    return f"{'cpu' if on_host(context) else 'cuda'}:{'half' if in_half(context) else 'float'}"
 
 
 def _difference(first: Any, rank: int, other: Any) -> str:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import accumulate
+from typing import Any
 
 import nnabla as nn
 import numpy as np
 from nnabla.initializer import ConstantInitializer
 from nnabla.parameter import get_parameter_or_create
+
+MOST_SCOPES = 100  # one in the other; NNabla's functions on parameters end at Python's limit of recursion
 
 
 @contextmanager
@@ -49,8 +54,9 @@ def put_parameters(values: Mapping[str, np.ndarray]) -> None:
     """Gives values to parameters below the open scope, and makes those that are not there.
 
     Raises:
-        ValueError: One has another shape, or its name is none. Then no value has been changed.
+        ValueError: One has another shape, or its name is none, or that of a scope. Nothing is changed then.
     """
+    check_names(values)
     present = nn.get_parameters(grad_only=False)
     wrong = [
         f"{name} {v.shape}, not {values[name].shape}"
@@ -60,11 +66,80 @@ def put_parameters(values: Mapping[str, np.ndarray]) -> None:
     if wrong:
         raise ValueError(f"there are parameters of other shapes: {'; '.join(wrong[:5])}")
     made = {name: get_parameter_or_create(name, value.shape, ConstantInitializer(0)) for name, value in values.items()}
-    unnamed = set(values) - set(nn.get_parameters(grad_only=False))
-    if unnamed:
-        raise ValueError(f"{sorted(unnamed)} are no names of parameters")
     for name, v in made.items():
         v.d = values[name]
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raises ValueError unless these can all be names of parameters below the open scope."""
+    here = nn.parameter.get_current_parameter_scope()
+    scopes: set[str] = set()
+    for name in names:
+        if not is_scope(name):
+            raise ValueError(f"{reprlib.repr(name)} is no name of a parameter")
+        *above, _ = accumulate(name.split("/"), "{}/{}".format)
+        scopes.update(above)
+        if isinstance(_at(here, name), dict) or any(isinstance(_at(here, scope), nn.Variable) for scope in above):
+            raise ValueError(f"{reprlib.repr(name)}: there cannot be a scope and a parameter of one name")
+    both = sorted(scopes.intersection(names))
+    if both:
+        raise ValueError(f"{reprlib.repr(both[0])}: there cannot be a scope and a parameter of one name")
+
+
+def is_scope(name: str) -> bool:
+    """Whether this can be the name of a scope or parameter, or of some one in the other, with "/" between them."""
+    return all(name.split("/")) and name.count("/") < MOST_SCOPES
+
+
+def _at(scope: Any, name: str) -> Any:
+    """What is at a name below a scope: a dict for a scope, a Variable for a parameter, None for nothing."""
+    for part in name.split("/"):
+        scope = scope.get(part) if isinstance(scope, dict) else None
+    return scope
+
+
+def check_weights(shapes: Mapping[str, tuple], build: Callable[[], object]) -> None:
+    """Checks that a graph has just these weights; makes neither weights nor values.
+
+    Args:
+        shapes: The shapes of the weights, by their names below the open scope.
+        build: Makes the graph.
+
+    Raises:
+        ValueError: It asks for another weight, for another shape, or not for all of them; or what `build` raises.
+    """
+    check_names(shapes)
+    used: set[str] = set()
+    scope = _Only("", used)
+    for name, shape in shapes.items():
+        *above, last = name.split("/")
+        inner = scope
+        for part in above:
+            inner[part] = child = inner.get(part, OrderedDict())
+            inner = child
+        inner[last] = nn.Variable(shape, need_grad=True)
+    with nn.parameter_scope("", scope=scope), nn.auto_forward(False):
+        build()
+    superfluous = sorted(set(shapes) - used)
+    if superfluous:
+        raise ValueError(f"there is no use for the weights {', '.join(superfluous[:5])}")
+
+
+class _Only(OrderedDict):
+    """A scope that has all weights that there are: another one that a graph asks for is an error, before it is made."""
+
+    def __init__(self, path: str, used: set[str]) -> None:
+        super().__init__()
+        self.path, self.used = path, used
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """What NNabla calls: for a scope with a dict as the default, for a parameter without one."""
+        if name in self:
+            self.used.add(self.path + name)
+            return self[name]
+        if default is None:
+            raise ValueError(f"the weight {self.path}{name} is missing")
+        return _Only(f"{self.path}{name}/", self.used)
 
 
 @contextmanager

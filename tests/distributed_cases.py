@@ -28,6 +28,7 @@ from nnshop.seq2seq import EncoderDecoder
 from nnshop.training import clip_grad_by_global_norm
 
 STEPS = 20
+PATIENCE = 3.0  # seconds, of the cases about it
 
 
 def language_model(workers: Workers, folder: Path) -> list[float]:
@@ -181,6 +182,34 @@ def raises(workers: Workers, folder: Path) -> list[float]:
     return []
 
 
+def stopped(workers: Workers, folder: Path) -> list[float]:
+    """The last rank is stopped, as by a debugger or a batch system, at any moment."""
+    _, solver = one_layer(workers, units=300_000)  # so that averaging takes long
+    if workers.rank == workers.size - 1:
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGSTOP)).start()
+    while True:
+        workers.average_gradients(solver)
+
+
+def first_stopped(workers: Workers, folder: Path) -> list[float]:
+    """Rank 0, of which the others wait for what it computes alone."""
+    return workers.on_first(lambda: os.kill(os.getpid(), signal.SIGSTOP) or [])
+
+
+def busy(workers: Workers, folder: Path) -> list[float]:
+    """Rank 0 takes longer than the patience."""
+    workers.on_first(lambda: time.sleep(1.5 * PATIENCE))
+    return []
+
+
+def half(workers: Workers, folder: Path) -> list[float]:
+    """One rank computes in float, the others in half precision."""
+    with workers.use_context("cpu", type_config="half" if workers.rank else "float"):
+        _, solver = one_layer(workers)
+        workers.average_gradients(solver)
+    return []
+
+
 CASES: dict[str, Callable[[Workers, Path], list[float]]] = {
     case.__name__: case
     for case in (
@@ -198,13 +227,20 @@ CASES: dict[str, Callable[[Workers, Path], list[float]]] = {
         talk,
         killed,
         raises,
+        stopped,
+        first_stopped,
+        busy,
+        half,
     )
 }
 
 
+IMPATIENT = ("stopped", "first_stopped", "busy")
+
+
 def main(name: str, folder: Path) -> int:
     try:
-        with connect() as workers:
+        with connect(PATIENCE if name in IMPATIENT else 120) as workers:
             numbers = CASES[name](workers, folder)
             parameters = {name.replace("/", "."): v.d for name, v in nn.get_parameters().items()}
             np.savez(folder / f"rank{workers.rank}.npz", numbers=np.array(numbers), **parameters)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import tracemalloc
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nnshop.archive import ArchiveError, atomic_write, read_archive, write_archive
+from nnshop.archive import ArchiveError, atomic_write, read_archive, read_json, write_archive
 
 ARRAYS = {"a/W": np.arange(6.0).reshape(2, 3), "b": np.array(3, np.int32), "empty": np.zeros((0, 2), np.float32)}
 META = {"words": ["ä", "日"], "number": 1.5, "nothing": None}
@@ -99,6 +101,70 @@ def memory_of_a_refusal(path: Path) -> int:
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
+
+
+def one_array(path: Path, descr: str, shape: tuple[int, ...], data: bytes) -> None:
+    with zipfile.ZipFile(path, "w") as file, file.open("a.npy", "w") as member:
+        np.lib.format.write_array_header_1_0(member, {"descr": descr, "fortran_order": False, "shape": shape})
+        member.write(data)
+
+
+@pytest.mark.parametrize("shape", [(-1,), (0,), (3,), (2**62,), ()])
+@pytest.mark.parametrize("descr", ["<U0", "|S0", "|V0"])
+def test_an_array_of_nothing_is_refused(tmp_path: Path, descr: str, shape: tuple[int, ...]) -> None:
+    """Of any shape it has the right number of bytes; of (-1,) NumPy would end the process."""
+    one_array(tmp_path / "a.npz", descr, shape, b"")
+    with pytest.raises(ArchiveError, match="an array holds nothing"):
+        read_archive(tmp_path / "a.npz", "test")
+
+
+@pytest.mark.parametrize("shape", [(-1, 0), (0, -5), (-2, -3)])
+def test_a_negative_shape_is_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    one_array(tmp_path / "a.npz", "<f4", shape, bytes(24 if 0 not in shape else 0))
+    with pytest.raises(ArchiveError, match="an array claims the shape"):
+        read_archive(tmp_path / "a.npz", "test")
+
+
+NO_FILES = {"FIFO": os.mkfifo, "device": lambda path: path.symlink_to("/dev/zero"), "folder": Path.mkdir}
+
+
+@pytest.mark.parametrize("make", NO_FILES.values(), ids=NO_FILES)
+@pytest.mark.parametrize("read", [read_archive, read_json], ids=["archive", "JSON"])
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, read: Any, make: Any) -> None:
+    make(tmp_path / "a")
+    with pytest.raises(ArchiveError, match=r"a: cannot be read as a test: (Not a regular file|Is a directory)"):
+        read(tmp_path / "a", "test")
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, "[" * 100_000 + "]" * 100_000, "[" * 201 + "]" * 201, '{"a":' * 500 + "1" + "}" * 500]
+)
+def test_deep_json_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(ArchiveError, match=r"a\.json: is not a whole test .*nested more than 200 levels"):
+        read_json(tmp_path / "a.json", "test")
+    (tmp_path / "a.json").write_text("[" * 199 + "]" * 199)
+    assert read_json(tmp_path / "a.json", "test")
+
+
+@pytest.mark.parametrize(
+    ("meta", "arrays", "message"),
+    [
+        ({}, {"meta": np.ones(2)}, "'meta' is no name for an array"),
+        ({}, {"a\0b": np.ones(2)}, "is no name for an array"),
+        ({}, {"x" * 70_000: np.ones(2)}, "is no name for an array"),
+        ({}, {"a": np.array([None])}, "an array holds objects"),
+        ({}, {"a": np.zeros(2, "V0")}, "an array holds nothing"),
+        ({}, {"a": np.zeros(2, [(f"{i}" * 50, "f4") for i in range(1000)])}, "version"),
+    ],
+)
+def test_what_could_not_be_read_is_not_written(tmp_path: Path, meta: dict, arrays: dict, message: str) -> None:
+    write_archive(tmp_path / "a.npz", "test", META, ARRAYS)
+    before = (tmp_path / "a.npz").read_bytes()
+    with pytest.raises(ValueError, match=message):
+        write_archive(tmp_path / "a.npz", "test", meta, arrays)
+    assert (tmp_path / "a.npz").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.npz"]
 
 
 @pytest.mark.parametrize("descr", ["|O", "(2,)<f4"])

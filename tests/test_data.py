@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnshop.data import (
+    EOS,
+    UNKNOWN,
     Corpus,
     DataError,
     Streams,
@@ -144,3 +149,34 @@ def test_a_byte_order_mark_is_no_word(tmp_path: Path) -> None:
     path = tmp_path / "book.txt"
     path.write_text("".join(f"Line {i}.\n" for i in range(40)), encoding="utf-8-sig")
     assert load_corpus(path).vocabulary.decode(load_corpus(path).train[:1]) == ["line"]
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["FIFO", "device"])
+def test_a_text_is_a_regular_file(tmp_path: Path, make: Any) -> None:
+    make(tmp_path / "text.txt")
+    with pytest.raises(DataError, match=r"text\.txt: cannot be read: Not a regular file"):
+        load_corpus(tmp_path / "text.txt")
+
+
+def test_the_memory_of_the_bigram_does_not_grow_with_a_text() -> None:
+    rng = np.random.RandomState(0)
+    words, train = [EOS, UNKNOWN, *map(str, range(30))], rng.randint(0, 32, 3000)
+    peaks = []
+    for length in (10_000, 200_000):
+        corpus = Corpus("random", Vocabulary(words), train, rng.randint(0, 32, length), train)
+        tracemalloc.start()
+        perplexity = bigram_perplexity(corpus, "valid")
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < 1.2 * peaks[0] < 30_000_000
+    assert perplexity == pytest.approx(in_one_piece(corpus))
+
+
+def in_one_piece(corpus: Corpus) -> float:
+    """The perplexity of valid, with an array of all words for each weight."""
+    counts = np.zeros((32, 32))
+    np.add.at(counts, (corpus.train[:-1], corpus.train[1:]), 1)
+    unigram = (np.bincount(corpus.train, minlength=32) + 1) / (len(corpus.train) + 32)
+    bigram = (counts / counts.sum(axis=1, keepdims=True))[corpus.valid[:-1], corpus.valid[1:]]
+    mixed = (a * bigram + (1 - a) * unigram[corpus.valid[1:]] for a in np.arange(1, 100) / 100)
+    return min(math.exp(-np.log(p).mean()) for p in mixed)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,6 +88,17 @@ def test_a_rank_without_rows_adds_nothing(tmp_path: Path) -> None:
 
 
 @with_mpi
+def test_a_rank_that_is_busy_is_waited_for(tmp_path: Path) -> None:
+    assert len(results(3, "busy", tmp_path)) == 3
+
+
+@pytest.mark.parametrize("patience", [0, -1, float("nan"), float("inf")])
+def test_no_patience_at_all(patience: float) -> None:
+    with pytest.raises(ValueError, match="patience must be a positive number of seconds; got"), connect(patience):
+        pass
+
+
+@with_mpi
 @pytest.mark.parametrize("size", [2, 3])
 def test_what_is_no_gradient(size: int, tmp_path: Path) -> None:
     run = start(size, CASES, "talk", tmp_path)
@@ -113,6 +125,13 @@ def test_what_is_no_gradient(size: int, tmp_path: Path) -> None:
         ("other_texts", "other_texts: processes have other texts: rank 0 'a0', rank 1 'a1'"),
         ("thread", "thread: rank trouble"),
         ("negative", "negative: a weight is a number of rows or tokens, from 0; got -1"),
+        ("stopped", "there is no answer from rank 2 (process"),
+        ("first_stopped", "there is no answer from rank 0 (process"),
+        (
+            "half",
+            "half: processes have other parameters with gradients, or another kind of context: rank 0 ['cpu:float'], rank 1 "
+            "['cpu:half']",
+        ),
         ("no_weight", "no_weight: the weights of all processes are 0"),
     ],
 )
@@ -293,6 +312,7 @@ def test_gradients_on_a_device_go_by_nnabla_s_communicator(
     monkeypatch.setattr(distributed, "BUCKET", limit)
     workers = object.__new__(MPIWorkers)
     workers._mpi, workers._world, workers._add_up = SimpleNamespace(IN_PLACE=None), TwoAlike(), None
+    workers._watch = SimpleNamespace(waiting=nullcontext)
     _, solver = distributed_cases.one_layer(workers)  # 24 and 3 numbers
     before = {name: v.g.copy() for name, v in nn.get_parameters().items()}
     half_of_a_gpu = nn.Context(["cudnn:half", "cuda:half", "cpu:float"], "CpuCachedArray", "0")  # NNabla computes it here

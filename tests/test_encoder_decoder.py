@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from measuring import constant, randomize
 
-from nnshop import Cell, GRUCell, LSTMCell, SimpleRNNCell, StateSpec, no_new_parameters, residual, stack
+from nnshop import Cell, GRUCell, LSTMCell, SimpleRNNCell, StateSpec, no_new_parameters, residual, run, stack
 from nnshop.archive import ArchiveError, read_archive, write_archive
+from nnshop.recurrentshop import config
 from nnshop.scores import Concat
 from nnshop.seq2seq import EncoderDecoder
 
@@ -280,8 +281,8 @@ def test_a_file_that_is_no_network_is_refused(tmp_path: Path) -> None:
     [
         ("output/b", np.array(["x"] * 9), "output/b is of <U1"),
         ("output/b", np.ones(9, complex), "output/b is of complex128"),
-        ("output/b/x", np.ones(9, np.float32), "AssertionError"),  # below a weight
-        ("//", np.ones(9, np.float32), "are no names of parameters"),
+        ("output/b/x", np.ones(9, np.float32), "a scope and a parameter of one name"),  # below a weight
+        ("//", np.ones(9, np.float32), "is no name of a parameter"),
     ],
 )
 def test_weights_that_are_none_leave_no_others_behind(tmp_path: Path, name: str, value: np.ndarray, message: str) -> None:
@@ -292,6 +293,65 @@ def test_weights_that_are_none_leave_no_others_behind(tmp_path: Path, name: str,
     with pytest.raises(ArchiveError, match=rf"a\.npz: is not a whole encoder-decoder .*{message}"):
         EncoderDecoder.load(tmp_path / "a.npz")
     assert not nn.get_parameters()
+
+
+def damaged_settings(path: Path, **changes: object) -> None:
+    """A whole file, but for what its settings say."""
+    meta, weights = read_archive(path, "encoder-decoder")
+    write_archive(path, "encoder-decoder", {"settings": {**meta["settings"], **changes}}, weights)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"source_size": 7},
+        {"target_size": 10**9},
+        {"width": 5},
+        {"bidirectional": False},
+        {"attention": "concat"},
+        {"attention": None},
+        {"input_feeding": True},
+        {"tied": True},
+        {"decoder": config.encode(GRUCell(10**9))},
+        {"decoder": config.encode(LSTMCell(4))},
+        {"encoder": config.encode((GRUCell(3), GRUCell(3)))},
+    ],
+    ids=str,
+)
+def test_settings_that_do_not_fit_the_weights_are_refused(tmp_path: Path, changes: dict) -> None:
+    network().save(tmp_path / "a.npz")
+    damaged_settings(tmp_path / "a.npz", **changes)
+    nn.clear_parameters()
+    with pytest.raises(
+        ArchiveError, match=r"a\.npz: is not a whole encoder-decoder .*(do not fit its weights|is beyond a network)"
+    ):
+        EncoderDecoder.load(tmp_path / "a.npz")
+    assert not nn.get_parameters()
+    assert not nn.parameter.get_current_parameter_scope()  # nor an empty scope
+
+
+def test_names_thousands_of_scopes_deep_are_refused(tmp_path: Path) -> None:
+    network().save(tmp_path / "a.npz")
+    damaged_settings(tmp_path / "a.npz", name="a/" * 2000 + "a")
+    nn.clear_parameters()
+    with pytest.raises(ArchiveError, match=r"name must be that of a scope, of at most 100"):
+        EncoderDecoder.load(tmp_path / "a.npz")
+    meta, weights = read_archive(tmp_path / "a.npz", "encoder-decoder")
+    settings = {**meta["settings"], "name": "a"}
+    write_archive(tmp_path / "a.npz", "encoder-decoder", {"settings": settings}, {**weights, "a/" * 2000 + "a": np.ones(2)})
+    with pytest.raises(ArchiveError, match=r"is no name of a parameter"):
+        EncoderDecoder.load(tmp_path / "a.npz")
+    assert not nn.parameter.get_current_parameter_scope()
+    run(GRUCell(3), nn.Variable((2, 3, 4)))  # nothing deep is left behind
+
+
+def test_what_else_is_in_the_scope_is_not_saved_with_it(tmp_path: Path) -> None:
+    made = network()
+    with nn.parameter_scope(made.name):
+        nn.parameter.get_parameter_or_create("mine", (2,))
+    with pytest.raises(ValueError, match="there is no use for the weights encoder_decoder/mine"):
+        made.save(tmp_path / "a.npz")
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_is_saved_before_there_are_weights(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ BESIDE = {
     "export",
     "training",
     "distributed",
+    "watching",
 }  # they may import each other and floors 0 to 3, and only floor 4 imports them
 
 

@@ -10,17 +10,19 @@ import faulthandler
 import io
 import json
 import math
+import os
 import signal
 import traceback
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
 from types import FrameType
 from typing import Any
 
+import h5py
 import nnabla as nn
 import nnabla.functions as F
 import nnabla.initializer as I
@@ -44,7 +46,9 @@ from nnshop.recurrentshop import (
     SimpleRNNCell,
     basic_cells,
     from_config,
+    keras_files,
     l2,
+    load_recurrentshop_weights,
     penalized,
 )
 from nnshop.seq2seq import EncoderDecoder, Seq2Seq
@@ -105,9 +109,27 @@ def nested(depth: int) -> Any:
     return value
 
 
+DEEP_NAME = "a/" * 2000 + "a"
 STRANGE: list[Any] = [
     *(None, True, -1, 0, 1, 3, 1.5, math.nan, math.inf, 2**31, 2**63, 10**30, -(10**400), 1e300),
-    *("", "x", "3", "tanh", "a/b", "\ud800", "\x00", [], {}, [1], [[]], {"a": 1}, nested(30), nested(150)),
+    *(
+        "",
+        "x",
+        "3",
+        "tanh",
+        "a/b",
+        "\ud800",
+        "\x00",
+        [],
+        {},
+        [1],
+        [[]],
+        {"a": 1},
+        nested(30),
+        nested(150),
+        nested(250),
+        DEEP_NAME,
+    ),
 ]
 
 
@@ -151,7 +173,7 @@ def damage_arrays(rng: Random, arrays: dict[str, np.ndarray]) -> dict[str, np.nd
         if kind in ("remove", "rename"):
             del arrays[name]
         if kind in ("rename", "add"):
-            new = [name + "x", name[:-1], f"{name}/x", name.replace(":", ""), "state:7", "solver:x", "", "/", "a//b"]
+            new = [name + "x", name[:-1], f"{name}/x", name.replace(":", ""), "state:7", "solver:x", "", "/", "a//b", DEEP_NAME]
             arrays[rng.choice(new)] = array
         if kind == "type" and array.dtype.kind in "fu":
             with np.errstate(over="ignore", invalid="ignore"):
@@ -167,14 +189,26 @@ def damage_arrays(rng: Random, arrays: dict[str, np.ndarray]) -> dict[str, np.nd
     return arrays
 
 
+def put_no_file(rng: Random, path: Path) -> None:
+    """Puts there what is no regular file: one that never begins, one that never ends, a folder."""
+    rng.choice([os.mkfifo, Path.mkdir, lambda path: path.symlink_to("/dev/zero")])(path)
+
+
+def remove(path: Path) -> None:
+    if path.is_dir():
+        path.rmdir()
+    path.unlink(missing_ok=True)
+
+
 def damage_header(rng: Random, data: bytes) -> bytes:
     """Gives an `.npy` file a header that claims something else."""
     file = io.BytesIO()
-    descr = rng.choice(["<f4", "<f8", "|O", "<U0", "<U99", "f4,f4", "(2,3)<f4", "x", ",,", "<i8"])
-    shape = rng.choice([(), (2**40,), (2**40, 2**40), (-1,), (-2, -3), (0, 2**62), (1,) * 70, (True, 3), (2, 3), (2**31, 0)])
+    descr = rng.choice(["<f4", "<f8", "|O", "<U0", "|S0", "|V0", "<U99", "f4,f4", "(2,3)<f4", "x", ",,", "<i8"])
+    huge = [(2**40,), (2**40, 2**40), (0, 2**62), (2**31, 0), (1,) * 70]
+    shape = rng.choice([(), (0,), (-1,), (-1, 0), (-2, -3), (True, 3), (2, 3), *huge])
     header = {"descr": descr, "fortran_order": rng.random() < 0.5, "shape": shape}
     np.lib.format.write_array_header_1_0(file, header)
-    rest = data[len(data) - 8 * rng.randint(0, len(data) // 8) :]
+    rest = data[len(data) - rng.choice([0, 8 * rng.randint(0, len(data) // 8)]) :]
     return file.getvalue() + rest
 
 
@@ -217,7 +251,11 @@ class Whole:
 def damage_archive(rng: Random, path: Path, whole: Whole, other: bytes, strange: list[Any]) -> None:
     """Writes a file that is damaged in its bytes, its members, or in what `write_archive` was given."""
     meta, arrays = whole.meta, whole.arrays
-    level = rng.choice(["bytes", "members", "data", "data", "data"])
+    level = rng.choice(["bytes", "members", "data", "data", "data"]) if rng.random() < 0.98 else "no file"
+    remove(path)
+    if level == "no file":
+        put_no_file(rng, path)
+        return
     if level == "data":
         meta = damage_json(rng, meta, strange) if rng.random() < 0.7 else meta
         arrays = damage_arrays(rng, arrays) if rng.random() < 0.7 else arrays
@@ -370,7 +408,13 @@ def test_a_damaged_network_leaves_nothing_or_loads(checkpoint: Whole, network: W
     with nn.parameter_scope(made.name):
         assert_equal(parameters(), arrays)
     if can_be_called(meta["settings"]):
-        works(lambda: made.generate([[1, 2], [3]], max_length=2))
+        try:
+            with patience():
+                assert len(made.generate([[1, 2], [3]], max_length=2).ids) == 2
+        except ValueError as error:  # weights of NaN
+            assert_said_by_nnshop(error)
+        with nn.parameter_scope(made.name):
+            assert_equal(parameters(), arrays)
 
 
 # What NNabla raises for arguments that do not fit, such as those of a function that a config names.
@@ -434,6 +478,86 @@ def test_a_damaged_config_is_refused_or_makes_a_layer(rng: Random, kind: str) ->
         works(lambda: rnn(nn.Variable((2, 4, 3)), training=False))
 
 
+# --------------------------------------------------------------------------------------------------------- files by Keras
+
+
+@pytest.fixture(scope="module")
+def keras(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("keras") / "w.h5"
+    shapes = [(3, 16), (16,), (4, 16), (4, 2), (2,)]
+    with h5py.File(path, "w") as file:
+        file.attrs["layer_names"] = [b"layer"]
+        group = file.create_group("layer")
+        group.attrs["weight_names"] = [f"layer/w{i}".encode() for i in range(len(shapes))]
+        for i, shape in enumerate(shapes):
+            group[f"layer/w{i}"] = np.ones(shape, np.float32)
+    return path.read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def hdf5_gives_up_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keras_files, "SECONDS", PATIENCE / 2)
+
+
+def damage_keras(rng: Random, path: Path) -> None:
+    """Gives a file by Keras other names, arrays, links and storages."""
+    size = rng.choice([0, 2, 16, 10**10, 2**40])
+    options = rng.choice([{}, {}, {"chunks": True}, {"external": [("/etc/passwd", 0, 8)]}, {"compression": "gzip"}])
+    links = [h5py.ExternalLink("/etc/passwd", "/x"), h5py.SoftLink("/layer"), h5py.SoftLink("/layer/layer/w1")]
+    names = [
+        5,
+        1.5,
+        [b"layer"],
+        [b"layer"] * 1000,
+        [b"layer/w0", b"\xff"],
+        [b"/", b"."],
+        b"layer",
+        "layer",
+        np.zeros(0),
+        [[b"x"]],
+    ]
+    kind = rng.choice(["names", "link", "array", "remove"])
+    with h5py.File(path, "r+") as file:
+        group = file["layer/layer"]
+        if kind == "names":
+            rng.choice([file, file["layer"]]).attrs[rng.choice(["layer_names", "weight_names"])] = rng.choice(names)
+            return
+        place, name = rng.choice([*((group, f"w{i}") for i in range(5)), (file, "layer"), (file["layer"], "layer")])
+        del place[name]
+        if kind == "link":
+            place[name] = rng.choice(links)
+        elif kind == "array":
+            types = ["f4", "f8", "i8", "?", "c8", "S3", h5py.string_dtype(), h5py.ref_dtype]
+            place.create_dataset(name, rng.choice([(size,), (4, size), ()]), rng.choice(types), **options)
+
+
+@settings(damaged, max_examples=settings.default.max_examples // 10)  # each starts a process
+@given(rng=rngs)
+def test_a_damaged_file_by_keras_changes_nothing_or_loads(keras: bytes, tmp_path: Path, rng: Random) -> None:
+    path = tmp_path / "w.h5"
+    remove(path)
+    path.write_bytes(keras)
+    kind = rng.choice(["contents"] * 8 + ["bytes"] * 8 + ["no file"])
+    if kind == "contents":
+        with suppress(TypeError, ValueError):  # not all options go together
+            damage_keras(rng, path)
+    elif kind == "bytes":
+        path.write_bytes(damage_bytes(rng, keras, keras))
+    else:
+        remove(path)
+        put_no_file(rng, path)
+    nn.clear_parameters()
+    rnn = built(LSTMCell(4), nnshop.lift(PF.affine, 2))
+    rnn(nn.Variable((2, 4, 3)))
+    before = parameters()
+    try:
+        with patience():
+            load_recurrentshop_weights(rnn, path)
+    except ArchiveError as error:
+        assert_says(error, str(path))
+        assert_equal(parameters(), before)
+
+
 # --------------------------------------------------------------------------------------------------------------- corpora
 
 LINES = [
@@ -459,7 +583,7 @@ def damage_text(rng: Random, text: bytes) -> bytes:
 
 
 def damaged_corpus(rng: Random, folder: Path) -> Path:
-    """A text, or a folder of three parts, one of them damaged, missing, doubled, or a folder."""
+    """A text, or a folder of three parts, one of them damaged, missing, doubled, or no file."""
     if rng.random() < 0.5:
         (folder / "text.txt").write_bytes(damage_text(rng, TEXT))
         return folder / "text.txt"
@@ -467,11 +591,11 @@ def damaged_corpus(rng: Random, folder: Path) -> Path:
     ptb.mkdir()
     for part in PARTS:
         (ptb / f"ptb.{part}.txt").write_bytes(TEXT)
-    chosen, kind = ptb / f"ptb.{rng.choice(PARTS)}.txt", rng.choice(["damage"] * 6 + ["remove", "double", "folder"])
-    if kind in ("remove", "folder"):
+    chosen, kind = ptb / f"ptb.{rng.choice(PARTS)}.txt", rng.choice(["damage"] * 6 + ["remove", "double", "no file"])
+    if kind in ("remove", "no file"):
         chosen.unlink()
-    if kind == "folder":
-        chosen.mkdir()
+    if kind == "no file":
+        put_no_file(rng, chosen)
     elif kind == "double":
         (ptb / f"other.{chosen.name}").write_bytes(TEXT)
     elif kind == "damage":
@@ -528,10 +652,16 @@ def test_a_damaged_model_is_named_or_loads(example: Any, trained: Path, tmp_path
     other = files[rng.choice(sorted(files))]
     if chosen.endswith(".json") and rng.random() < 0.7:
         files[chosen] = json.dumps(damage_json(rng, json.loads(files[chosen]), STRANGE)).encode()
+    elif rng.random() < 0.05:
+        files[chosen] = b"[" * rng.choice([150, 250, 100_000])
     else:
         files[chosen] = damage_bytes(rng, files[chosen], other)
     for name, content in files.items():
+        remove(tmp_path / name)
         (tmp_path / name).write_bytes(content)
+    if rng.random() < 0.02:
+        remove(tmp_path / chosen)
+        put_no_file(rng, tmp_path / chosen)
     try:
         with patience():
             made, vocabulary, _ = example.load_model(tmp_path)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -322,3 +325,50 @@ def test_a_failed_best_or_a_missing_library_is_named(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "pictures need matplotlib" in error_of(example, capsys, *options)
     assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_a_clock_may_stand_still(example: Any, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frozen = SimpleNamespace(time=lambda: 1.0, perf_counter=lambda: 1.0)
+    monkeypatch.setattr(example, "time", frozen)
+    assert run(example, "train", "--data", text, *TINY, "--epochs", 1, "--output", tmp_path) == 0
+
+
+def test_a_second_training_in_a_folder_is_told_of_the_first(
+    example: Any, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    program = (
+        "import sys; from pathlib import Path; from nnshop.training import Checkpoints;"
+        "checkpoints = Checkpoints(Path(sys.argv[1])); checkpoints.lock(); print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    options = ["train", "--data", text, *TINY, "--epochs", 1, "--output", tmp_path, "--resume"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "held\n"
+        said = error_of(example, capsys, *options)
+        assert f"language_model.py: {tmp_path}: process {first.pid} on " in said
+        assert not list(tmp_path.glob("*.json"))
+        first.kill()
+    assert run(example, *options) == 0
+
+
+@pytest.mark.parametrize("name", ["settings.json", "vocabulary.json", "best.npz"])
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.write_text("[" * 100_000)], ids=["FIFO", "deep"])
+def test_a_model_whose_files_are_none_is_named(
+    example: Any, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, make: Any
+) -> None:
+    folder = shutil.copytree(trained, tmp_path / "model")
+    (folder / name).unlink()
+    make(folder / name)
+    assert f"{folder / name}: " in error_of(example, capsys, "generate", "--output", folder)
+
+
+@pytest.mark.parametrize("changed", [{"units": 1_000_000}, {"layers": 3}, {"layers": 1}, {"tied": True}, {"cell": "gru"}])
+def test_settings_that_do_not_fit_the_weights_are_named(
+    example: Any, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changed: dict
+) -> None:
+    folder = shutil.copytree(trained, tmp_path / "model")
+    saved = json.loads((folder / "settings.json").read_text())
+    saved["settings"].update(changed)
+    (folder / "settings.json").write_text(json.dumps(saved))
+    assert "holds no trained model that can be read: " in error_of(example, capsys, "generate", "--output", folder)

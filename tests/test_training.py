@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 import nnshop
-from nnshop.archive import ArchiveError
+from nnshop.archive import ArchiveError, write_archive
 from nnshop.training import (
     CarriedState,
     CheckpointError,
@@ -289,14 +290,160 @@ def test_a_final_state_that_the_loss_does_not_need_must_be_forwarded_with_it() -
     assert losses == [146, 4771, 32771]
 
 
+def names(checkpoints: Checkpoints) -> list[int]:
+    return [int(path.stem.rpartition("-")[2]) for path in checkpoints.files()]
+
+
+def test_what_is_newer_stays_and_is_told(tmp_path: Path) -> None:
+    problem, checkpoints = Problem(), Checkpoints(tmp_path, keep=2)
+    for step in (1000, 2000):
+        checkpoints.save(step, problem.solver, {"step": step}, [])
+    with pytest.warns(UserWarning, match=r"checkpoint-00002000\.npz is of a later step than 5, and stays"):
+        checkpoints.save(5, problem.solver, {"step": 5}, [])
+    for step in (6, 7):  # told once
+        checkpoints.save(step, problem.solver, {"step": step}, [])
+    assert names(checkpoints) == [6, 7, 1000, 2000]
+    checkpoints.files()[-1].write_bytes(b"half")
+    loaded, passed_over = checkpoints.load()
+    assert loaded is not None
+    assert loaded.progress == {"step": 1000}
+    assert len(passed_over) == 1
+
+
 def test_a_damaged_newer_checkpoint_does_not_outlive_the_good_ones(tmp_path: Path) -> None:
     problem, checkpoints = Problem(), Checkpoints(tmp_path, keep=2)
     for step in (100, 200):
         checkpoints.save(step, problem.solver, {"step": step}, [])
     checkpoints.files()[-1].write_bytes(b"half")
-    for step in (150, 160):
+    with pytest.warns(UserWarning, match="later step"):
+        checkpoints.save(150, problem.solver, {"step": 150}, [])
+    checkpoints.save(160, problem.solver, {"step": 160}, [])
+    assert names(checkpoints) == [150, 160, 200]
+    loaded, _ = checkpoints.load()
+    assert loaded is not None
+    assert loaded.progress == {"step": 160}
+
+
+def test_what_another_model_left_is_not_removed(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, Problem(units=4).solver, {}, [])
+    (tmp_path / "checkpoint-00000002.npz").write_bytes(b"no checkpoint")
+    for step in (3, 4):
+        checkpoints.save(step, Problem(units=3).solver, {}, [])
+    assert names(checkpoints) == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("step", "progress", "state", "message"),
+    [
+        (3, ["a", "list"], [], "the progress is a list, not a dict"),
+        (3, None, [], "the progress is a NoneType, not a dict"),
+        (3, {"what": object()}, [], "not JSON serializable"),
+        (3, {}, [np.ones(2, complex)], "an array of the state is of complex128"),
+        (3, {}, [np.array(["text"])], "an array of the state is of <U4"),
+        (3, {}, [np.array([None])], "an array of the state is of object"),
+        (-1, {}, [], "step must be a number of steps, from 0; got -1"),
+        (1.5, {}, [], "step must be a number of steps, from 0; got 1.5"),
+    ],
+)
+def test_nothing_is_saved_that_could_not_be_loaded(tmp_path: Path, step: Any, progress: Any, state: list, message: str) -> None:
+    problem, checkpoints = Problem(), Checkpoints(tmp_path, keep=1)
+    checkpoints.save(2, problem.solver, {"step": 2}, [])
+    with pytest.raises((TypeError, ValueError), match=message):
+        checkpoints.save(step, problem.solver, progress, state)
+    assert names(checkpoints) == [2]
+    loaded, _ = checkpoints.load()
+    assert loaded is not None
+    assert loaded.progress == {"step": 2}
+
+
+def test_nor_what_nests_too_deeply_or_diverged(tmp_path: Path) -> None:
+    problem, checkpoints = Problem(), Checkpoints(tmp_path, keep=1)
+    checkpoints.save(2, problem.solver, {}, [])
+    deep: list = []
+    for _ in range(100_000):
+        deep = [deep]
+    with pytest.raises(ValueError, match="nested more than 200 levels deep"):
+        checkpoints.save(3, problem.solver, {"deep": deep}, [])
+    problem.solver.set_learning_rate(float("nan"))
+    with pytest.raises(TypeError, match="learning rate"):
+        checkpoints.save(3, problem.solver, {}, [])
+    assert names(checkpoints) == [2]
+
+
+@pytest.mark.parametrize(
+    "make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")], ids=["folder", "FIFO", "device"]
+)
+def test_what_is_no_file_is_no_checkpoint(tmp_path: Path, make: Any) -> None:
+    make(tmp_path / "checkpoint-00099999.npz")
+    problem, checkpoints = Problem(), Checkpoints(tmp_path, keep=1)
+    for step in (1, 2, 100_000):
         checkpoints.save(step, problem.solver, {"step": step}, [])
-    assert [p.name for p in checkpoints.files()] == ["checkpoint-00000150.npz", "checkpoint-00000160.npz"]
+    assert names(checkpoints) == [100_000]
+    with pytest.raises(CheckpointError, match=r"cannot be read as a checkpoint: (Is a directory|Not a regular file)"):
+        load_checkpoint(tmp_path / "checkpoint-00099999.npz")
+
+
+def in_another_process(function: Any) -> str:
+    """What a function returns, or the error that it raises, in a process of its own."""
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            said = str(function())
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+        os.write(writer, said.encode())
+        os._exit(0)
+    os.close(writer)
+    with open(reader, encoding="utf-8") as file:
+        said = file.read()
+    os.waitpid(child, 0)
+    return said
+
+
+def test_one_process_trains_in_a_folder(tmp_path: Path) -> None:
+    problem, checkpoints = Problem(), Checkpoints(tmp_path)
+    save = lambda: Checkpoints(tmp_path).save(9, problem.solver, {}, [])  # noqa: E731
+    checkpoints.save(1, problem.solver, {}, [])
+    Checkpoints(tmp_path).save(2, problem.solver, {}, [])  # the same process
+    assert re.search(rf"TrainingError: .*: process {os.getpid()} on .* trains here", in_another_process(save))
+    assert names(checkpoints) == [1, 2]
+    assert in_another_process(lambda: Checkpoints(tmp_path).load()[0].progress) == "{}"  # reading is free
+    del checkpoints
+    assert list(tmp_path.glob(".*")) == []
+    assert in_another_process(save).endswith("checkpoint-00000009.npz")
+
+
+def test_a_killed_process_holds_no_folder(tmp_path: Path) -> None:
+    """Nor does a child that it forked."""
+    ready, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        checkpoints = Checkpoints(tmp_path)
+        checkpoints.lock()
+        orphan = os.fork()
+        if orphan:
+            os.write(writer, str(orphan).encode())
+        signal.pause()
+    orphan = int(os.read(ready, 20))
+    try:
+        with pytest.raises(TrainingError, match=f"process {child} on .* trains here"):
+            Checkpoints(tmp_path).lock()
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        assert (tmp_path / ".lock").exists()
+        Checkpoints(tmp_path).lock()
+    finally:
+        os.kill(orphan, signal.SIGKILL)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_parameter_named_as_the_data_of_a_file_is_refused_before(tmp_path: Path) -> None:
+    nn.parameter.get_parameter_or_create("meta", (2,))
+    with pytest.raises(ValueError, match="'meta' is no name for an array in a file"):
+        save_parameters(tmp_path / "p.npz")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_parameter_may_have_a_colon_in_its_name(tmp_path: Path) -> None:
@@ -350,3 +497,33 @@ def test_parameters_that_do_not_fit_change_nothing(tmp_path: Path) -> None:
     (tmp_path / "p.npz").write_bytes((tmp_path / "p.npz").read_bytes()[:-9])
     with pytest.raises(ArchiveError, match=r"p\.npz: is not a whole"):
         load_parameters(tmp_path / "p.npz")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a/" * 2000 + "w"], "is no name of a parameter"),
+        (["a//w"], "is no name of a parameter"),
+        (["new", "a/b", "a"], "a scope and a parameter of one name"),
+        (["new", "w/b"], "a scope and a parameter of one name"),
+        (["new", "s"], "a scope and a parameter of one name"),
+    ],
+    ids=["deep", "empty", "both", "below a parameter", "in place of a scope"],
+)
+def test_names_that_cannot_be_change_nothing(tmp_path: Path, names: list[str], message: str) -> None:
+    nn.parameter.get_parameter_or_create("w", (2,))
+    nn.parameter.get_parameter_or_create("s/w", (2,))
+    write_archive(tmp_path / "p.npz", "file of parameters", {}, {name: np.ones(2) for name in names})
+    with pytest.raises(ArchiveError, match=rf"p\.npz: cannot be loaded here: .*{message}"):
+        load_parameters(tmp_path / "p.npz")
+    assert list(parameters()) == ["w", "s/w"]
+    assert list(nn.parameter.get_current_parameter_scope()) == ["w", "s"]
+    nnshop.run(nnshop.GRUCell(3), nn.Variable((2, 3, 4)))
+
+
+@pytest.mark.parametrize("value", [np.ones((0, 3)), np.array([1e300]), np.array(["x"])])
+def test_what_is_no_value_of_a_parameter_is_refused(tmp_path: Path, value: np.ndarray) -> None:
+    write_archive(tmp_path / "p.npz", "file of parameters", {}, {"new": np.ones(2), "w": value})
+    with pytest.raises(ArchiveError, match=r"p\.npz: is not a whole file of parameters .*w (is of|has numbers)"):
+        load_parameters(tmp_path / "p.npz")
+    assert not parameters()

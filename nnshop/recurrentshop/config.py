@@ -15,7 +15,9 @@ import nnabla.parametric_functions as PF
 import numpy as np
 
 from .. import cells, combinators
+from ..archive import is_deeper
 from ..core import AbstractCell, StateSpec, is_whole, tree_leaves
+from ..parameters import MOST_SCOPES
 
 
 class Described(ABC):
@@ -57,7 +59,7 @@ INITIALIZERS: dict[str, tuple[type, tuple[str, ...]]] = {
 
 # What arguments of these names must be, in whatever of the library; a mistake would be met in the middle of a step.
 ARGUMENTS: dict[str, Callable[[Any], bool]] = {
-    "name": lambda v: v is None or isinstance(v, str),
+    "name": lambda v: v is None or (isinstance(v, str) and v.count("/") < MOST_SCOPES),
     "cell": lambda v: v is None or isinstance(v, AbstractCell),
     "cells": lambda v: isinstance(v, (list, tuple)) and all(isinstance(cell, AbstractCell) for cell in v),
     "function": callable,
@@ -172,9 +174,5 @@ def _check_arguments(kind: type, arguments: Mapping[str, Any]) -> None:
 
 def _check_nesting(data: Any) -> None:
     """Raises ValueError where data is nested so deeply that it would end in Python's limit of recursion."""
-    level = [data]
-    for _ in range(NESTING):
-        inner = [v.values() if isinstance(v, dict) else v for v in level if isinstance(v, (dict, list, tuple))]
-        level = [child for values in inner for child in values]
-    if level:
+    if is_deeper(data, NESTING):
         raise ValueError(f"a config is nested at most {NESTING} levels deep; this one is deeper.")

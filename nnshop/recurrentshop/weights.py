@@ -11,11 +11,13 @@ import nnabla as nn
 import nnabla.parametric_functions as PF
 import numpy as np
 
+from ..archive import ArchiveError, check_numbers
 from ..combinators import Lifted, Stack, Sync, Wrapper
 from ..core import AbstractCell
 from ..parameters import all_parameters
 from .cells import RNNCell
 from .engine import Layer
+from .keras_files import read_keras
 from .walk import join, layer_nodes
 
 
@@ -70,23 +72,33 @@ def load_recurrentshop_weights(
             are put right), and the full names of other parameters, whose arrays are taken as they are.
 
     Raises:
-        ValueError: They are of another architecture; the message lists what is missing, superfluous and misshapen. Nothing
-            is changed then. Or the layer has not been called.
+        ValueError: They are of another architecture; the message lists what is missing, superfluous and misshapen. Or the layer
+            has not been called. Nothing is changed then.
+        nnshop.archive.ArchiveError: So it is for a file, a ValueError too; also where the file is missing, damaged, or leads
+            into others. Nothing is changed then.
+        TypeError: Arrays that are no real numbers. Nothing is changed then.
     """
-    arrays = _read_h5(weights) if isinstance(weights, (str, Path)) else list(weights)
     parameters = all_parameters()
     wanted = _ordered(rnn, order) if order is not None else places(rnn)
     unknown = [place.name for place in wanted if place.name not in parameters]
     if unknown:
         raise ValueError(f"{rnn.name}: there are no parameters {', '.join(unknown)}; there are {', '.join(parameters)}.")
-    wrong = [f"{place.name} is missing" for place in wanted[len(arrays) :]]
-    wrong += [f"array {i} of shape {arrays[i].shape} is superfluous" for i in range(len(wanted), len(arrays))]
-    for i, (place, array) in enumerate(zip(wanted, arrays)):
-        expected = parameters[place.name].d[..., place.columns()].shape
-        if array.shape != expected:
-            wrong += [f"array {i} for {place.name} has the shape {array.shape}, not {expected}"]
+    expected = [parameters[place.name].d[..., place.columns()].shape for place in wanted]
+    whose, kind = rnn.name, ValueError
+    if isinstance(weights, (str, Path)):
+        whose, kind = f"{weights}: {rnn.name}", ArchiveError
+        shapes, arrays = read_keras(Path(weights), expected)
+    else:
+        arrays = [np.asarray(array) for array in weights]
+        shapes = [array.shape for array in arrays]
+    wrong = [f"{place.name} is missing" for place in wanted[len(shapes) :]]
+    wrong += [f"array {i} of shape {shapes[i]} is superfluous" for i in range(len(wanted), len(shapes))]
+    for i, (place, shape, fits) in enumerate(zip(wanted, shapes, expected)):
+        if shape != fits:
+            wrong += [f"array {i} for {place.name} has the shape {shape}, not {fits}"]
     if wrong:
-        raise ValueError(f"{rnn.name}: these weights are of another architecture: {'; '.join(wrong)}.")
+        raise kind(f"{whose}: these weights are of another architecture: {'; '.join(wrong)}.")
+    check_numbers({f"array {i} for {place.name}": array for i, (place, array) in enumerate(zip(wanted, arrays))})
     for place, array in zip(wanted, arrays):
         place.fill(parameters[place.name], array)
 
@@ -102,16 +114,3 @@ def _ordered(rnn: Layer, order: Sequence[str | RNNCell]) -> list[Place]:
         inside = list(places_of(item, rnn.path))
         found += inside if inside[0].name in all_parameters() else list(places_of(item, ""))
     return found
-
-
-def _read_h5(path: str | Path) -> list[np.ndarray]:
-    """Reads the arrays of a file written by Keras' `save_weights` or `save`, in its order."""
-    import h5py  # NNabla brings it
-
-    try:
-        with h5py.File(path, "r") as file:
-            root = file["model_weights"] if "model_weights" in file else file
-            groups = [root[name] for name in root.attrs["layer_names"]]
-            return [group[name][()] for group in groups for name in group.attrs["weight_names"]]
-    except (OSError, KeyError) as error:
-        raise ValueError(f"{path}: is no file of weights by Keras ({error}).") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import Any
 
 import nnabla as nn
@@ -11,6 +12,7 @@ from ..checks import check_given_sizes, check_sizes, check_variable
 from ..core import is_whole
 from ..data import pad
 from ..execution.running import check_cell
+from ..parameters import MOST_SCOPES
 from ..scores import find_score
 
 
@@ -29,6 +31,10 @@ def check_settings(model: Any) -> None:
         raise ValueError(f"start and end must differ; both are {model.start}.")
     if model.shared and model.source_size != model.target_size:
         raise ValueError(f"shared=True needs one size on both sides; got {model.source_size} and {model.target_size}.")
+    if not isinstance(model.name, str) or model.name.count("/") >= MOST_SCOPES:
+        raise ValueError(
+            f"name must be that of a scope, of at most {MOST_SCOPES} in one another; got {reprlib.repr(model.name)}."
+        )
     if not isinstance(model.dropout, (int, float)) or not 0 <= model.dropout < 1:
         raise ValueError(f"dropout must be from 0 to below 1; got {model.dropout!r}.")
     _check_attention(model)

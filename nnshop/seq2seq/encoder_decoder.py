@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -26,8 +27,9 @@ from ..execution import run
 from ..functions import length_mask, linear_cross_entropy, reshape, sequence_loss, shift
 from ..ids import checked_ids
 from ..layers import bidirectional
-from ..parameters import clean_after_error, no_new_parameters, put_parameters
+from ..parameters import check_weights, clean_after_error, no_new_parameters, put_parameters
 from ..recurrentshop import config
+from ..recurrentshop.walk import join
 from ..scores import SCORES, Score
 from .checks import check_batch, check_settings, source_ids
 
@@ -322,10 +324,26 @@ class EncoderDecoder:
                 is made of.
 
         Raises:
-            ValueError: The network has no weights yet, or holds what cannot be described as data: a lambda, a cell of yours.
+            ValueError: The network has no weights yet, there are others in its scope, or it holds what cannot be described as
+                data: a lambda, a cell of yours.
         """
         settings = {field.name: config.encode(getattr(self, field.name), custom_objects) for field in fields(self)}
-        write_archive(path, KIND, {"settings": settings}, {name: v.d for name, v in self._weights().items()})
+        weights = {name: v.d for name, v in self._weights().items()}
+        self._check_weights(weights)
+        write_archive(path, KIND, {"settings": settings}, weights)
+
+    def _check_weights(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Raises unless a network with these settings has just these weights; what `save` wrote, `load` takes."""
+        check_numbers(weights)
+        count = sum(array.size for array in weights.values())
+        sizes = [math.prod(spec.shape) for cell in (*self.layers, self.decoder) for spec in tree_leaves(cell.state)]
+        if max(sizes, default=0) > count:  # before they are made
+            raise ValueError(f"a state of {max(sizes)} numbers is beyond a network of {count} weights")
+        try:
+            shapes = {join(self.name.strip("/"), name): array.shape for name, array in weights.items()}
+            check_weights(shapes, lambda: self.loss(nn.Variable((1, 1)), nn.Variable((1, 1)), training=False))
+        except ValueError as error:
+            raise ValueError(f"the settings of {self.name} do not fit its weights: {error}") from error
 
     def _weights(self) -> dict[str, nn.Variable]:
         with nn.parameter_scope(self.name):
@@ -346,14 +364,15 @@ class EncoderDecoder:
             custom_objects: As in `save`.
 
         Raises:
-            nnshop.archive.ArchiveError: The file is missing, damaged, none of these, or names what is not known.
+            nnshop.archive.ArchiveError: The file is missing, damaged, none of these, names what is not known, or its settings
+                do not fit its weights. Nothing is changed then.
             ValueError: There are weights of another network under that name.
         """
         path = Path(path)
         meta, weights = read_archive(path, KIND)
         with damage_named(path, KIND):
             model = cls(**{name: config.decode(value, custom_objects) for name, value in meta["settings"].items()})
-            check_numbers(weights)
+            model._check_weights(weights)
             with nn.parameter_scope(model.name):
                 present = {name: v.shape for name, v in nn.get_parameters(grad_only=False).items()}
         if present and present != {name: value.shape for name, value in weights.items()}:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from ..archive import atomic_write
 from .carried_state import CarriedState
-from .checkpoints import Checkpoint, Checkpoints, check_writable, load_checkpoint, save_checkpoint
+from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .checkpoints import Checkpoints, check_writable
 from .clipping import clip_grad_by_global_norm
 from .errors import CheckpointError, TrainingError
 from .loss_scale import LossScale

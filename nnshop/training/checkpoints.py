@@ -1,21 +1,22 @@
-"""A training as it stands, kept in a folder and put back."""
+"""The checkpoints of a training in a folder: one writes there, and what is good stays."""
 
 from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+import warnings
+import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import nnabla as nn
 import numpy as np
 
-from ..archive import check_numbers, damage_named, read_archive, remove_leftovers, write_archive
+from ..archive import DAMAGE, remove_leftovers
 from ..core import is_whole
-from ..parameters import all_parameters
+from .checkpoint import Checkpoint, load_checkpoint, take_checkpoint
 from .errors import CheckpointError, TrainingError
+from .folder_lock import FolderLock
 
 
 def check_writable(folder: str | Path) -> Path:
@@ -34,144 +35,10 @@ def check_writable(folder: str | Path) -> Path:
     return folder
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A training as it stood: what `save_checkpoint` was given, the parameters, solver states and random states.
-
-    It is held in memory, whole and checked; nothing is changed before `restore`.
-    """
-
-    path: Path
-    progress: dict[str, Any]
-    state: list[np.ndarray]
-    parameters: dict[str, np.ndarray]
-    solver: dict[str, Any]
-    random: dict[str, tuple]
-
-    def restore(self, solver: Any) -> None:
-        """Puts parameters, solver states and random states back; the solver must hold the model's parameters already.
-
-        Raises:
-            CheckpointError: The checkpoint is of another model or solver, or not whole. Nothing is changed then.
-        """
-        current, states = all_parameters(), solver.get_states()
-        self._compare({name: v.shape for name, v in current.items()}, {n: a.shape for n, a in self.parameters.items()})
-        with damage_named(self.path, "checkpoint"):
-            self._check_solver(solver.name, states)
-            self._check_values()
-        for name, value in self.parameters.items():
-            current[name].d = value
-        for name, state in states.items():
-            state.t = self.solver["t"][name]
-            for key, value in state.pstate.items():
-                value.data.data = self.solver["states"][name][key]
-        solver.set_states(states)
-        solver.set_learning_rate(self.solver["learning_rate"])
-        nn.random.prng.set_state(self.random["nnabla"])
-        np.random.set_state(self.random["numpy"])
-
-    def _check_solver(self, name: str, states: Mapping[str, Any]) -> None:
-        saved = self.solver
-        if name != saved["name"] or set(states) != set(saved["t"]):
-            raise CheckpointError(f"{self.path}: is of the solver {saved['name']}, this training uses {name}.")
-        self._compare(
-            {f"{n}:{key}": v.shape for n, state in states.items() for key, v in state.pstate.items()},
-            {f"{n}:{key}": array.shape for n, state in saved["states"].items() for key, array in state.items()},
-        )
-
-    def _check_values(self) -> None:
-        """Raises where there are values that no training has, so that `restore` cannot fail halfway."""
-        check_numbers(self.parameters)
-        for name, arrays in self.solver["states"].items():
-            check_numbers({f"{name}:{key}": array for key, array in arrays.items()})
-        if not isinstance(self.progress, dict) or any(value.dtype.kind not in "biuf" for value in self.state):
-            raise TypeError("the progress is no data of a script, or the state no numbers")
-        counts, rate = self.solver["t"].values(), self.solver["learning_rate"]
-        if not all(is_whole(t) and 0 <= t < 2**31 for t in counts) or not _is_float32(rate):
-            raise TypeError("counts and learning rate of the solver are no numbers, or out of range")
-        for name in ("nnabla", "numpy"):
-            _check_random(*self.random[name])
-
-    def _compare(self, model: Mapping[str, tuple], saved: Mapping[str, tuple]) -> None:
-        wrong = [f"{name} is {saved[name]}, not {model[name]}" for name in model if saved.get(name, model[name]) != model[name]]
-        wrong += [f"{name} is missing" for name in model if name not in saved]
-        wrong += [f"{name} is superfluous" for name in saved if name not in model]
-        if wrong:
-            raise CheckpointError(f"{self.path}: is of another model: {'; '.join(wrong[:5])}.")
-
-
-def _is_float32(number: Any) -> bool:
-    return isinstance(number, (int, float)) and abs(number) <= float(np.finfo(np.float32).max)
-
-
-def _check_random(kind: str, key: np.ndarray, position: int, has_gauss: int, gauss: float) -> None:
-    """Raises ValueError unless this is a state of NumPy's Mersenne Twister, which believes what it is given.
-
-    Of a position out of range it would read foreign memory, and of a key of zeros it draws zeros without end.
-    """
-    known = kind == "MT19937" and key.dtype == np.uint32 and key.shape == (624,) and key[1:].any()
-    if not (known and position in range(625) and has_gauss in (0, 1) and _is_float32(gauss)):
-        raise ValueError("a random state is none")
-
-
-def save_checkpoint(path: str | Path, solver: Any, progress: dict[str, Any], state: list[np.ndarray]) -> None:
-    """Writes a training to one file, atomically: parameters, solver states, random states, and what the script adds.
-
-    The file is an `.npz` of plain arrays and JSON; loading one runs no code.
-
-    Args:
-        path: The file.
-        solver: An NNabla solver that holds the parameters in training.
-        progress: What the script needs to go on, as JSON data: epoch, batch, settings, history.
-        state: Arrays such as `CarriedState.get()`.
-    """
-    states = solver.get_states()
-    random = {"nnabla": nn.random.prng.get_state(), "numpy": np.random.get_state()}
-    arrays = {f"parameter:{name}": v.d for name, v in all_parameters().items()}
-    arrays.update({f"solver:{n}:{k}": v.data.data for n, s in states.items() for k, v in s.pstate.items()})
-    arrays.update({f"state:{i}": value for i, value in enumerate(state)})
-    arrays.update({f"random:{name}": value[1] for name, value in random.items()})
-    meta = {
-        "progress": progress,
-        "states": len(state),
-        "solver": {
-            "name": solver.name,
-            "learning_rate": solver.learning_rate(),
-            "t": {name: s.t for name, s in states.items()},
-        },
-        "random": {name: [value[0], *value[2:]] for name, value in random.items()},
-    }
-    write_archive(path, "checkpoint", meta, arrays)
-
-
-def load_checkpoint(path: str | Path) -> Checkpoint:
-    """Reads a checkpoint whole, and checks it; changes nothing.
-
-    Raises:
-        CheckpointError: The file is missing, truncated, damaged, or no checkpoint.
-    """
-    path = Path(path)
-    with damage_named(path, "checkpoint"):
-        meta, arrays = read_archive(path, "checkpoint")
-        states: dict[str, dict] = {name: {} for name in meta["solver"]["t"]}
-        for name, array in arrays.items():
-            if name.startswith("solver:"):
-                parameter, key = name[len("solver:") :].rsplit(":", 1)
-                states[parameter][key] = array
-        checkpoint = Checkpoint(
-            path,
-            meta["progress"],
-            [arrays[f"state:{i}"] for i in range(meta["states"])],
-            {name.split(":", 1)[1]: array for name, array in arrays.items() if name.startswith("parameter:")},
-            {**meta["solver"], "states": states},
-            {name: (kind, arrays[f"random:{name}"], *rest) for name, (kind, *rest) in meta["random"].items()},
-        )
-        checkpoint._check_values()
-    return checkpoint
-
-
 class Checkpoints:
     """The checkpoints of one training in a folder, of which the last few are kept.
+
+    One process at a time saves into a folder; others are told which it is.
 
     Args:
         folder: Where they are, as `checkpoint-STEP.npz`.
@@ -182,35 +49,76 @@ class Checkpoints:
         if keep < 1:
             raise ValueError(f"keep must be at least 1 checkpoint; got {keep}.")
         self.folder, self.keep = Path(folder), keep
+        self._lock: FolderLock | None = None
+        self._warned = False
 
     def files(self) -> list[Path]:
         """Lists them, the oldest first."""
-        found = {
-            int(m[1]): p for p in self.folder.glob("checkpoint-*.npz") if (m := re.fullmatch(r"checkpoint-(\d+)\.npz", p.name))
-        }
-        return [found[step] for step in sorted(found)]
+        return [path for _, path in sorted(self._steps().items())]
 
-    def save(self, step: int, solver: Any, progress: dict[str, Any], state: list[np.ndarray]) -> Path:
-        """Saves one, and only then removes the oldest beyond `keep`, and those of later steps.
+    def _steps(self) -> dict[int, Path]:
+        found = ((re.fullmatch(r"checkpoint-(\d+)\.npz", path.name), path) for path in self.folder.glob("checkpoint-*.npz"))
+        return {int(match[1]): path for match, path in found if match and path.is_file()}
+
+    def lock(self) -> None:
+        """Lets no other process save into the folder, as long as this object and this process live; `save` does so too.
+
+        Of several processes of a training only the one that saves calls it: `workers.on_first(checkpoints.lock)`.
 
         Raises:
-            TrainingError: It could not be written; those before are as they were.
+            TrainingError: Another process saves there, and the message says which; or the folder cannot be written.
         """
+        try:
+            self._hold()
+        except OSError as error:
+            raise TrainingError(f"{self.folder}: cannot be locked: {error.strerror}. Choose another folder.") from error
+
+    def _hold(self) -> None:
+        self._lock = FolderLock.of(self.folder)
+
+    def save(self, step: int, solver: Any, progress: dict[str, Any], state: Sequence[np.ndarray]) -> Path:
+        """Saves one, and only then removes older ones, beyond `keep`, which it can stand for: those of the same parameters.
+
+        Checkpoints of later steps stay, with one warning: `load` takes the newest that is whole.
+
+        Args:
+            step: The number of the step, from 0.
+            solver, progress, state: As in `save_checkpoint`.
+
+        Raises:
+            TrainingError: It could not be written, or another process saves there; those before are as they were.
+            TypeError, ValueError: What could not be loaded again. Nothing is written or removed then.
+        """
+        if not is_whole(step) or step < 0:
+            raise ValueError(f"step must be a number of steps, from 0; got {step!r}.")
         path = self.folder / f"checkpoint-{step:08d}.npz"
+        checkpoint = take_checkpoint(path, solver, progress, state)
         before: list[Path] = []
         try:
             before = self.files()
-            save_checkpoint(path, solver, progress, state)
+            self._hold()
+            checkpoint.write()
         except OSError as error:
             kept = ", ".join(map(str, before)) or "none"
             raise TrainingError(f"{path}: could not be saved: {error.strerror}. Those before: {kept}.") from error
-        files = self.files()
-        for other in files[files.index(path) + 1 :]:  # damaged and passed over, or of a future that was given up
-            other.unlink()
-        for old in self.files()[: -self.keep]:
-            old.unlink()
+        self._prune(step)
         remove_leftovers(self.folder, ".checkpoint-*.npz")
         return path
+
+    def _prune(self, step: int) -> None:
+        """Removes what is older than a step and can be spared; warns of what is newer."""
+        steps = sorted(self._steps().items())
+        layouts = [(_layout(path), path) for number, path in steps if number <= step]
+        for old in [path for layout, path in layouts if layout == layouts[-1][0]][: -self.keep]:
+            old.unlink(missing_ok=True)
+        newer = [path for number, path in steps if number > step]
+        if newer and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{newer[-1]} is of a later step than {step}, and stays: where it is whole, load takes it. Remove it if it is "
+                "of a training that was given up.",
+                stacklevel=3,
+            )
 
     def load(self) -> tuple[Checkpoint | None, list[str]]:
         """Loads the newest that is whole; None where there is none at all.
@@ -230,3 +138,13 @@ class Checkpoints:
         if passed_over:
             raise CheckpointError(" ".join(passed_over))
         return None, []
+
+
+def _layout(path: Path) -> frozenset[tuple[str, int]] | None:
+    """The names and sizes of the parameters of a checkpoint; None where it is none."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            members = [(member.filename, member.file_size) for member in file.infolist()]
+    except DAMAGE:
+        return None
+    return frozenset(member for member in members if member[0].startswith("parameter:"))

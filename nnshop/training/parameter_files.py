@@ -50,5 +50,5 @@ def load_parameters(path: str | Path) -> None:
         check_numbers(values)
     try:
         put_parameters(values)
-    except (ValueError, AssertionError) as error:  # NNabla asserts that a name is not that of a scope
+    except ValueError as error:
         raise ArchiveError(f"{path}: cannot be loaded here: {error}.") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 from nnshop import lift
+from nnshop.archive import ArchiveError
 from nnshop.recurrentshop import (
     GRUCell,
     LSTMCell,
@@ -22,6 +25,7 @@ from nnshop.recurrentshop import (
     RecurrentSequential,
     UnitNorm,
     apply_constraints,
+    keras_files,
     l1,
     l2,
     load_recurrentshop_weights,
@@ -76,8 +80,100 @@ def test_a_file_by_keras_holds_them_in_its_own_order(tmp_path: Path, whole_model
 
 def test_a_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "w.h5").write_text("no file")
-    with pytest.raises(ValueError, match=r"w\.h5: is no file of weights by Keras"):
+    with pytest.raises(ValueError, match=r"w\.h5: is not a whole file of weights by Keras .*OSError"):
         load_recurrentshop_weights(network(), tmp_path / "w.h5")
+
+
+def keras_file(path: Path, arrays: list[np.ndarray]) -> h5py.File:
+    """A file as Keras writes it, open."""
+    file = h5py.File(path, "w")
+    file.attrs["layer_names"] = [b"layer"]
+    group = file.create_group("layer")
+    group.attrs["weight_names"] = [f"w{i}".encode() for i in range(len(arrays))]
+    for i, array in enumerate(arrays):
+        group[f"w{i}"] = array
+    return file
+
+
+def replace_last(group: h5py.Group, **options: object) -> None:
+    del group["w4"]
+    group.create_dataset("w4", **options)
+
+
+def link_last(group: h5py.Group, link: object) -> None:
+    del group["w4"]
+    group["w4"] = link
+
+
+OUTSIDE = [("/etc/passwd", 0, 8)]
+DAMAGES = {
+    "text": (lambda g: link_last(g, np.array([b"ab", b"cd"])), "layer/w4|w4 is of"),
+    "complex": (lambda g: link_last(g, np.ones(2, complex)), "w4 is of complex128"),
+    "objects": (lambda g: replace_last(g, shape=(2,), dtype=h5py.string_dtype()), "w4 is of object"),
+    "references": (lambda g: replace_last(g, shape=(2,), dtype=h5py.ref_dtype), "w4 is of object"),
+    "huge": (
+        lambda g: replace_last(g, shape=(10**10,), dtype="f4"),
+        r"array 4 for rnn/1/affine/b has the shape \(10000000000,\)",
+    ),
+    "huge, in pieces": (lambda g: replace_last(g, shape=(10**10,), dtype="f4", chunks=(10**6,)), "in pieces"),
+    "compressed": (lambda g: replace_last(g, data=np.ones(2), compression="gzip"), "in pieces"),
+    "in another file": (lambda g: replace_last(g, shape=(2,), dtype="f4", external=OUTSIDE), "in other files"),
+    "link to another file": (lambda g: link_last(g, h5py.ExternalLink("/etc/passwd", "/")), "w4 is not in it"),
+    "link to a name": (lambda g: link_last(g, h5py.SoftLink("/layer/w3")), "w4 is not in it"),
+    "a group": (lambda g: link_last(g, g.file.create_group("other")), "w4 is no array"),
+    "beyond float32": (lambda g: link_last(g, np.array([1e300, 1.0])), "numbers that float32 has not"),
+    "names that are numbers": (lambda g: g.attrs.__setitem__("weight_names", 5), "TypeError"),
+    "names that are none": (lambda g: g.attrs.__setitem__("weight_names", np.array([b"\xff", b"/"])), "Unicode"),
+    "layers that are numbers": (lambda g: g.file.attrs.__setitem__("layer_names", [1.5]), "AttributeError"),
+    "no names": (lambda g: g.attrs.__delitem__("weight_names"), "KeyError"),
+    "no layer": (lambda g: g.file.__delitem__("layer"), "layer is not in it"),
+}
+
+
+@pytest.mark.parametrize(("damage", "message"), DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_file_by_keras_changes_nothing(tmp_path: Path, damage: Callable, message: str) -> None:
+    with keras_file(tmp_path / "w.h5", keras_arrays()) as file:
+        damage(file["layer"])
+    rnn = network()
+    before = {name: v.d.copy() for name, v in nn.get_parameters().items()}
+    with pytest.raises(ArchiveError, match=rf"w\.h5: .*({message})"):
+        load_recurrentshop_weights(rnn, tmp_path / "w.h5")
+    for name, v in nn.get_parameters().items():
+        np.testing.assert_array_equal(v.d, before[name])
+
+
+@pytest.mark.parametrize(
+    "make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir], ids=["FIFO", "device", "folder"]
+)
+def test_a_file_by_keras_is_a_regular_file(tmp_path: Path, make: Callable) -> None:
+    make(tmp_path / "w.h5")
+    with pytest.raises(ArchiveError, match=r"w\.h5: cannot be read as a file of weights by Keras"):
+        load_recurrentshop_weights(network(), tmp_path / "w.h5")
+
+
+@pytest.mark.parametrize(
+    ("program", "message"), [("import os; os.abort()", "ended with -6"), ("while True: pass", "does not come to its end in 1")]
+)
+def test_where_hdf5_dies_or_hangs_the_file_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, message: str
+) -> None:
+    """As it does on some that are damaged."""
+    keras_file(tmp_path / "w.h5", keras_arrays()).close()
+    (tmp_path / "reader.py").write_text(program)
+    monkeypatch.setattr(keras_files, "READER", tmp_path / "reader.py")
+    monkeypatch.setattr(keras_files, "SECONDS", 1)
+    with pytest.raises(ArchiveError, match=rf"w\.h5: is not a whole file of weights by Keras: .*{message}"):
+        load_recurrentshop_weights(network(), tmp_path / "w.h5")
+
+
+@pytest.mark.parametrize("wrong", [np.array(["a", "b"]), np.ones(2, complex), np.array([1e300, 0])])
+def test_arrays_that_are_no_weights_change_nothing(wrong: np.ndarray) -> None:
+    rnn = network()
+    before = {name: v.d.copy() for name, v in nn.get_parameters().items()}
+    with pytest.raises(TypeError, match="array 4 for rnn/1/affine/b"):
+        load_recurrentshop_weights(rnn, [*keras_arrays()[:-1], wrong])
+    for name, v in nn.get_parameters().items():
+        np.testing.assert_array_equal(v.d, before[name])
 
 
 def test_weights_of_another_architecture_change_nothing() -> None:
