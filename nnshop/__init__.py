@@ -15,7 +15,7 @@ from .export import save_nnp
 from .functions import length_mask, sequence_loss, shift, time_distributed_softmax_cross_entropy, unstack
 from .layers import GRU, LSTM, SimpleRNN, TimeDistributed, bidirectional, each, gru, lstm, simple_rnn
 from .parameters import no_new_parameters
-from .parametric_functions import gru_cell, linear_cross_entropy, lstm_cell, simple_rnn_cell
+from .parametric_functions import embed, gru_cell, linear_cross_entropy, lstm_cell, simple_rnn_cell
 from .portable import portable
 from .recurrentshop import RecurrentModel, RecurrentSequential
 from .scanning import foldl, foldr, map, reduce, scan, until

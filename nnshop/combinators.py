@@ -15,6 +15,7 @@ from .execution.running import over
 from .functions import activation as find_activation
 from .functions import faster, reshape, where, without_padding
 from .owners import check_owners
+from .parametric_functions import checking, embed
 
 
 class Wrapper(AbstractCell):
@@ -50,7 +51,7 @@ class Lifted(AbstractCell):
 
     def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
         with nn.parameter_scope(self.name or ""):
-            return self.function(x, *self.arguments, **dict(self.options)), state
+            return checking(self.function)(x, *self.arguments, **dict(self.options)), state
 
     def over(self, xs: Tree, state: Tree, mask: nn.Variable | None, **_: Any) -> tuple[Tree, Tree] | None:
         """One call for all steps, `(B * T, ...)`, where the function treats rows independently."""
@@ -64,7 +65,7 @@ class Lifted(AbstractCell):
 
 # Functions whose row b depends on row b of x only.
 ROWWISE = (
-    *(PF.affine, PF.embed, F.dropout, F.tanh, F.sigmoid, F.relu, F.elu, F.selu, F.softplus, F.softsign, F.swish, F.gelu),
+    *(PF.affine, PF.embed, embed, F.dropout, F.tanh, F.sigmoid, F.relu, F.elu, F.selu, F.softplus, F.softsign, F.swish, F.gelu),
     *(F.leaky_relu, F.hard_sigmoid, F.hard_tanh, F.identity, F.exp, F.abs),
 )
 

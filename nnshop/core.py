@@ -14,6 +14,7 @@ import nnabla as nn
 import numpy as np
 
 from .building import building
+from .checks import check_count, check_variable, is_whole
 from .options import check_options
 from .parameters import scratch
 
@@ -60,9 +61,10 @@ def tree_like(tree: Tree, leaves: Iterable) -> Tree:
     return tree_map(lambda _: next(remaining), tree)
 
 
-def is_whole(number: Any) -> bool:
-    """Whether it is a whole number, of Python or of NumPy; a bool is none."""
-    return isinstance(number, (int, np.integer)) and not isinstance(number, bool)
+def check_variables(xs: Tree, what: str = "a sequence") -> None:
+    """Raises TypeError unless all leaves are Variables, and ValueError where one is empty."""
+    for leaf in tree_leaves(xs):
+        check_variable(what, leaf)
 
 
 def shapes(tree: Tree) -> Tree:
@@ -100,7 +102,7 @@ class StateSpec:
     initializer: Callable = zeros
 
     def __post_init__(self) -> None:
-        if not isinstance(self.shape, tuple) or not all(isinstance(n, (int, np.integer)) and n > 0 for n in self.shape):
+        if not isinstance(self.shape, tuple) or not all(is_whole(n) and n > 0 for n in self.shape):
             raise ValueError(
                 f"StateSpec needs a tuple of positive sizes without the batch axis, such as (64,); got {self.shape!r}."
             )
@@ -165,8 +167,10 @@ class AbstractCell(ABC):
             `(y, new_state)`; new_state has exactly the structure and shapes of state.
 
         Raises:
-            ValueError: The state, or what the step returned as state, has another structure, shape or batch size.
+            ValueError: The state, or what the step returned as state, has another structure, shape or batch size; x is empty.
+            TypeError: x holds what is no Variable.
         """
+        check_variables(x, f"{self}: the input of a step")
         batch = batch_size_of(x, state)
         check_state(self, "needs", state, batch)
         y, after = self.step(x, state)
@@ -199,8 +203,7 @@ class AbstractCell(ABC):
             >>> nnshop.LSTMCell(8).initial_state(4)[0].shape
             (4, 8)
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
+        check_count("batch_size", batch_size)
 
         def start(spec: StateSpec) -> nn.Variable:
             shape = (batch_size, *spec.shape)
@@ -258,6 +261,12 @@ class Cell(AbstractCell):
         return made
 
 
+def check_cell(cell: Any) -> None:
+    """Raises TypeError unless this is a cell."""
+    if not isinstance(cell, AbstractCell):
+        raise TypeError(f"a cell is what LSTMCell(8), stack(...) or lift(function) returns; got {cell!r}.")
+
+
 def batch_size_of(*trees: Tree) -> int | None:
     """Returns the batch size that the first leaf of the trees has; None where there is no leaf."""
     sizes = [leaf.shape[0] for tree in trees for leaf in tree_leaves(tree) if getattr(leaf, "shape", ())]
@@ -291,6 +300,8 @@ def output_shape(cell: AbstractCell, x: Tree) -> Tree:
         >>> output_shape(nnshop.LSTMCell(8), nn.Variable((32, 5)))
         (8,)
     """
+    check_cell(cell)
+    check_variables(x, "output_shape: x")
     with scratch():
         y, _ = cell(tree_map(lambda v: nn.Variable(v.shape), x), cell.initial_state(batch_size_of(x) or 1))
     return tree_map(lambda v: v.shape[1:], y)

@@ -11,12 +11,13 @@ import nnabla.functions as F
 
 from .building import building
 from .cells import GRUCell, LSTMCell, SimpleRNNCell
-from .core import AbstractCell, Tree, batch_size_of, check_state, output_shape, shapes, tree_leaves, tree_map
+from .checks import check_flag, check_variable
+from .core import AbstractCell, Tree, batch_size_of, check_state, check_variables, output_shape, shapes, tree_leaves, tree_map
 from .execution import iterate, run
 from .execution.running import check_cell
-from .execution.ways import check_variables
 from .functions import faster, reshape, swap_time
 from .owners import check_owners
+from .parametric_functions import checking
 from .sharing import sharing_is_meant
 
 
@@ -134,6 +135,9 @@ def _layer(
     name: str | None,
 ) -> Any:
     _check_sequence(scope, x)
+    flags = {"return_sequences": return_sequences, "return_state": return_state, "go_backwards": go_backwards}
+    for flag, value in flags.items():
+        check_flag(flag, value)
     with nn.parameter_scope(f"{name}/{scope}" if name else scope), sharing_is_meant(bool(name)):
         ys, state = run(cell, x, initial_state, mask=mask, lengths=lengths, reverse=go_backwards, way=way)
     if not return_sequences:
@@ -144,11 +148,9 @@ def _layer(
 
 
 def _check_sequence(who: str, x: nn.Variable) -> None:
-    check_variables(x)
-    if not isinstance(x, nn.Variable):
-        raise TypeError(f"{who} takes one Variable (B, T, D); got {type(x).__name__}.")
-    if x.ndim != 3 or x.shape[2] == 0:
-        hint = {2: "Embed ids first, with PF.embed.", 3: "D must be at least 1."}.get(x.ndim, "Flatten each step first.")
+    check_variable(f"{who}: the sequence", x)
+    if x.ndim != 3:
+        hint = "Embed ids first, with nnshop.embed." if x.ndim == 2 else "Flatten each step first."
         raise ValueError(f"{who} takes sequences of shape (B, T, D); got {x.shape}. {hint}")
 
 
@@ -329,7 +331,7 @@ class TimeDistributed:
             value = iter(values)
             put = lambda v: next(value) if isinstance(v, each) else v  # noqa: E731
             # A list: of a lazy map Python would take the values only after those of the options.
-            y = self.function(*[put(v) for v in arguments], **{key: put(v) for key, v in options.items()})
+            y = checking(self.function)(*[put(v) for v in arguments], **{key: put(v) for key, v in options.items()})
             y = tuple(y) if isinstance(y, list) else y
             _check_rows(self.function, values[0].shape[0], y)
             return y
@@ -340,8 +342,6 @@ class TimeDistributed:
 def _common_steps(sequences: tuple[nn.Variable, ...]) -> tuple[int, int]:
     if any(v.ndim < 2 for v in sequences) or len({v.shape[:2] for v in sequences}) > 1:
         raise ValueError(f"TimeDistributed needs sequences (B, T, ...) of one (B, T); got {shapes(sequences)}.")
-    if 0 in sequences[0].shape[:2]:
-        raise ValueError(f"TimeDistributed needs at least one row and one step; got {shapes(sequences)}.")
     return sequences[0].shape[:2]
 
 

@@ -264,7 +264,7 @@ def test_bad_batches_are_named(shapes: tuple, options: dict, message: str) -> No
 
 def test_what_is_no_variable_is_named() -> None:
     made = EncoderDecoder(6, 9, START, END, GRUCell(3), GRUCell(4), width=4)
-    with pytest.raises(TypeError, match="the source must be a Variable of ids; got ndarray"):
+    with pytest.raises(TypeError, match="the source must be a Variable; got ndarray"):
         made.loss(SOURCE, TARGET)
     with pytest.raises(TypeError, match=r"sampling_probability must be a Variable of shape \(1,\); got 0.5"):
         made.loss(constant(SOURCE), constant(TARGET), sampling_probability=0.5)

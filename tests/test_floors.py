@@ -15,9 +15,11 @@ FLOORS = [
     {
         "blocks",
         "building",
+        "checks",
         "compiling",
         "context",
         "functions",
+        "ids",
         "kernels",
         "options",
         "parameters",

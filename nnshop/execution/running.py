@@ -9,7 +9,8 @@ import nnabla as nn
 import nnabla.functions as F
 
 from ..building import building
-from ..core import AbstractCell, Tree, batch_size_of, check_state, shapes, tree_leaves, tree_map
+from ..checks import check_flag, check_variable
+from ..core import AbstractCell, Tree, batch_size_of, check_cell, check_state, shapes, tree_leaves, tree_map
 from ..functions import length_mask, swap_time, where, without_padding
 from ..kernels import why_not_arrays
 from ..kernels import why_not_compiled as why_not_llvm
@@ -21,7 +22,6 @@ from .ways import (
     WAYS,
     check_checkpoints,
     check_compiled,
-    check_variables,
     check_way,
     iterate,
     iterate_plainly,
@@ -81,13 +81,11 @@ def run(
     if way == "compiled":
         check_compiled()
     check_cell(cell)
+    check_flag("reverse", reverse)
     length = sequence_length(xs, length, axis=1)
     batch = batch_size_of(xs, state)
-    if batch is None or batch < 1:
-        raise ValueError(
-            f"a batch needs at least one row; xs has shapes {shapes(xs)}. "
-            "Without inputs pass state=cell.initial_state(batch_size)."
-        )
+    if batch is None:
+        raise ValueError("without inputs the batch size must be given: state=cell.initial_state(batch_size).")
     if any(leaf.shape[0] != batch for leaf in tree_leaves(xs)):
         raise ValueError(f"all inputs must have one batch size; they have shapes {shapes(xs)}.")
     anew, inputs = state is None and cell.name is None, tree_leaves(xs)
@@ -185,19 +183,13 @@ def _with_mask(cell: AbstractCell, xs: Tree, mask: nn.Variable | None) -> tuple[
     return (cell, xs) if mask is None else (_masked(cell), (xs, mask))
 
 
-def check_cell(cell: Any) -> None:
-    """Raises TypeError unless this is a cell."""
-    if not isinstance(cell, AbstractCell):
-        raise TypeError(f"a cell is what LSTMCell(8), stack(...) or lift(function) returns; got {cell!r}.")
-
-
 def _find_mask(mask: nn.Variable | None, lengths: Any, batch: int, length: int) -> nn.Variable | None:
     if mask is not None and lengths is not None:
         raise ValueError("give a mask or lengths, not both.")
     if lengths is not None:
         mask = length_mask(lengths, length)
     if mask is not None:
-        check_variables(mask)
+        check_variable("the mask", mask)
         if mask.shape != (batch, length):
             raise ValueError(f"a mask must have the shape (B, T) of the inputs, {(batch, length)}; got {mask.shape}.")
     return mask

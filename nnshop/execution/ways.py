@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Callable
 
-import nnabla as nn
-
 from ..building import building
+from ..checks import check_count, check_flag
 from ..compiling.nodes import Unsupported
-from ..core import Tree, shapes, tree_leaves
+from ..core import Tree, check_variables, shapes, tree_leaves
 from ..kernels import why_not_compiled as why_not_llvm
 from ..portable import is_portable
 from ..sharing import sharing_is_meant
@@ -89,6 +88,8 @@ def iterate(
     """
     check_way(way)
     length = sequence_length(xs, length, axis=0)
+    check_variables(state, "a state")
+    check_flag("reverse", reverse)
     check_checkpoints(checkpoint_every, way)
     explaining.begin(step, length)
     options: dict[str, Any] = {} if checkpoint_every is None else {"checkpoint_every": checkpoint_every}
@@ -176,16 +177,6 @@ def check_checkpoints(checkpoint_every: int | None, way: str) -> None:
         raise ValueError(f"checkpoint_every is an option of way='loop'; got way={way!r}. way='compiled' takes it too.")
 
 
-def check_variables(xs: Tree) -> None:
-    """Raises TypeError unless all leaves are Variables."""
-    for leaf in tree_leaves(xs):
-        if not isinstance(leaf, nn.Variable):
-            raise TypeError(
-                f"sequences are Variables, or tuples of them; got {type(leaf).__name__}. "
-                "Wrap an array in nn.Variable.from_numpy_array."
-            )
-
-
 def sequence_length(xs: Tree, length: int | None, axis: int) -> int:
     """Finds the number of steps in xs, along this axis, and in `length`; raises ValueError where they give none, or several."""
     check_variables(xs)
@@ -199,6 +190,5 @@ def sequence_length(xs: Tree, length: int | None, axis: int) -> int:
             f"all inputs, and length, must have one number of steps; inputs have shapes {shapes(xs)}, length is {length}."
         )
     (steps,) = found
-    if steps < 1:
-        raise ValueError(f"a sequence needs at least one step; got {steps}. Leave empty sequences out, or mask them.")
-    return steps
+    check_count("length", steps)
+    return int(steps)

@@ -14,9 +14,8 @@ import numpy as np
 
 from ..building import building
 from ..combinators import MERGES, Readout, Stack, Sync, Wrapper, lift, readout, teacher_forced
-from ..core import AbstractCell, Cell, StateSpec, Tree, output_shape, shapes, tree_leaves, tree_like, tree_map
+from ..core import AbstractCell, Cell, StateSpec, Tree, check_variables, output_shape, shapes, tree_leaves, tree_like, tree_map
 from ..execution import run
-from ..execution.ways import check_variables
 from ..functions import activation as find_activation
 from ..layers import last_output
 from ..parameters import current_path, join
