@@ -104,7 +104,7 @@ def test_what_is_no_cell_is_named(part: Any) -> None:
 
 
 def test_residual_of_another_width_names_both() -> None:
-    with pytest.raises(ValueError, match=r"output of the input's shape \(2, 5, 3\); LSTMCell\(4\) gives \(2, 5, 4\)"):
+    with pytest.raises(ValueError, match=r"output of the input's shape \(2, 3\); LSTMCell\(4\) gives \(2, 4\)"):
         run(residual(LSTMCell(4)), nn.Variable((2, 5, 3)))
 
 

@@ -245,6 +245,8 @@ class Schedule:
         pieces = self._pieces(node)
         if pieces[0].kind == "add" or not _cover(node).all():
             self.zeros.setdefault(min(map(self._start, pieces)), []).append(node)
+        if len({self._start(root)[0] for root in pieces}) > 1:
+            self._across.add(node)
         for root in pieces:
             self._root(root)
 
