@@ -13,7 +13,7 @@ from ..compiling.places import Place
 from ..compiling.plan import WeightGradient
 from ..compiling.products import multiply, pack
 from ..core import Tree, shapes, tree_leaves, tree_like, tree_map
-from ..kernels.array_function import array_of, give_gradient, gradient_of, gradient_to_write
+from ..kernels.array_function import array_of, gradient_of, gradient_to_write
 from ..portable import is_portable
 from . import explaining
 from .drawing import Drawing
@@ -282,35 +282,44 @@ class Compiled(Drawing):
         """Gives the gradients of the steps of inputs, and what the steps add to those of weights."""
         for (kind, i), place in self.plan.gradient_places.items():
             if kind == "x" and gradients.asked[i]:
-                adds = gradients.accum[i]
-                self._write(gradient_to_write(gradients.inputs[i], adds), part, memory.rows(place), adds)
+                array, adds = gradients.array(i)
+                self._write(array, part, memory.rows(place), adds)
         for factors in self.plan.weight_gradients:
-            whole = gradients.whole(factors.weight.input)
-            if whole is not None:
-                _add_product(memory, factors, whole)
+            if gradients.asked[factors.weight.input]:
+                _add_product(memory, factors, gradients.to_add_to(factors.weight.input))
 
 
 class _Gradients:
-    """The gradients of inputs, which are written to or added to, in one or several parts."""
+    """The gradients of inputs, which are written to or added to. One Variable may be several inputs, or share its gradient."""
 
     def __init__(self, inputs: Sequence[nn.Variable], asked: Sequence[bool], accum: Sequence[bool]) -> None:
         self.inputs, self.asked, self.accum = inputs, asked, accum
-        self._started: dict[int, np.ndarray] = {}
+        self._arrays: dict[int, tuple[np.ndarray, bool]] = {}
+        self._written: set[int] = set()  # addresses
 
-    def whole(self, i: int) -> np.ndarray | None:
-        """The array to add to; None where nobody asks."""
-        if not self.asked[i]:
-            return None
-        if i not in self._started:
-            self._started[i] = gradient_to_write(self.inputs[i], self.accum[i])
-            if not self.accum[i]:
-                self._started[i][...] = 0
-        return self._started[i]
+    def array(self, i: int) -> tuple[np.ndarray, bool]:
+        """The array of an input's gradient, and whether what it holds counts."""
+        if i not in self._arrays:
+            array = gradient_to_write(self.inputs[i], self.accum[i])
+            self._arrays[i] = array, self.accum[i] or array.ctypes.data in self._written
+            self._written.add(array.ctypes.data)
+        return self._arrays[i]
+
+    def to_add_to(self, i: int) -> np.ndarray:
+        array, adds = self.array(i)
+        if not adds:
+            array[...] = 0
+            self._arrays[i] = array, True
+        return array
 
     def give(self, i: int, gradient: np.ndarray) -> None:
         if self.asked[i]:
-            give_gradient(self.inputs[i], gradient.reshape(self.inputs[i].shape), self.accum[i] or i in self._started)
-            self._started[i] = self.inputs[i].grad.data
+            array, adds = self.array(i)
+            if adds:
+                array += gradient.reshape(array.shape)
+            else:
+                array[...] = gradient.reshape(array.shape)
+            self._arrays[i] = array, True
 
 
 def _add_product(memory: Memory, factors: WeightGradient, whole: np.ndarray) -> None:
