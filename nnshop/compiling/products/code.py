@@ -25,7 +25,8 @@ def text() -> str:
     parameters = dict.fromkeys(tiles, tile.PARAMETERS) | dict.fromkeys(fews, few.PARAMETERS)
     written = {**tiles, **fews}
     for name, writer, given in (
-        ("panels", blocks.multiply_panels(), blocks.MULTIPLY),
+        ("panels", blocks.multiply_panels(), blocks.PANELS),
+        ("blocks", blocks.multiply_blocks(), blocks.PANELS),
         ("packing", blocks.multiply_packing(), blocks.PRODUCT),
         ("multiply", blocks.multiply(), blocks.MULTIPLY),
         ("pack", packing.pack(), packing.PARAMETERS),
