@@ -12,7 +12,7 @@ import nnshop
 
 PACKAGE = Path(nnshop.__file__).parent
 FLOORS = [
-    {"functions", "context", "kernels", "weights", "parameters", "portable", "values", "version"},
+    {"functions", "context", "kernels", "compiling", "weights", "parameters", "portable", "values", "version"},
     {"core", "parametric_functions", "scores", "execution"},
     {"cells", "combinators", "attention"},
     {"layers", "scanning"},

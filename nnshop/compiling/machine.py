@@ -37,7 +37,9 @@ def _target() -> _Target:
     widest = 16 if host.get("avx512f") else 8 if host.get("avx2") and host.get("fma") else 4
     wanted = os.environ.get("NNSHOP_LANES") or str(widest)
     if wanted not in ("16", "8", "4") or int(wanted) > widest:
-        raise ValueError(f"NNSHOP_LANES is 8 or 4, and at most the {widest} numbers of this processor's vectors; got {wanted!r}.")
+        raise ValueError(
+            f"NNSHOP_LANES is 8 or 4, and at most the {widest} numbers of this processor's vectors; got {wanted!r}."
+        )
     if int(wanted) < widest:
         return _Target(_ONLY[int(wanted)], int(wanted), "fma" in _ONLY[int(wanted)])
     # On some processors LLVM would otherwise split each vector of 16 numbers.
@@ -72,14 +74,14 @@ class Program(dict[str, int]):
 
 
 _lock = threading.RLock()  # LLVM's contexts are not for several threads
-_provided: dict[str, int] = {}
+_provided: dict[str, Callable[[], int]] = {}
 _alive: WeakValueDictionary[tuple[str, ...], Program] = WeakValueDictionary()
 _recent: OrderedDict[tuple[str, ...], Program] = OrderedDict()
 _numbers = count()
 
 
-def provide(name: str, address: int) -> None:
-    """Makes a function known, by its address, to the programs that are loaded from now on and declare it."""
+def provide(name: str, address: Callable[[], int]) -> None:
+    """Makes a function known to programs that call it by this name; its address is asked for when there is one."""
     with _lock:
         _provided[name] = address
 
@@ -101,7 +103,7 @@ def load(text: str, names: Sequence[str]) -> Program:
         key = (_digest(text), *names)
         program = _alive.get(key)
         if program is None:
-            program = _alive[key] = Program(_link(_object(text, key[0]), names), names)
+            program = _alive[key] = Program(_link(text, _object(text, key[0]), names), names)
         _recent[key] = program
         _recent.move_to_end(key)
         if len(_recent) > KEPT:
@@ -124,16 +126,27 @@ def _object(text: str, digest: str) -> bytes:
 
 
 def _compile(text: str) -> bytes:
-    """Without LLVM's passes: they take longer than all the rest, and find little in a text that says which vectors it wants."""
+    """Takes two of LLVM's passes: what stands on the stack goes to registers, and what is said in a long way gets shorter.
+
+    A text says by itself which vectors it wants. All passes of the level O1 take as long as the rest, and gain nothing then.
+    """
     module = llvm.parse_assembly(text, llvm.create_context())
     module.verify()  # what is wrong would end the process further on
+    builder = llvm.create_pass_builder(_target_machine(), llvm.create_pipeline_tuning_options(speed_level=1))
+    passes = llvm.create_new_function_pass_manager()
+    passes.add_sroa_pass()
+    passes.add_instruction_combine_pass()
+    for function in module.functions:
+        if not function.is_declaration:
+            passes.run(function, builder)
     return _target_machine().emit_object(module)
 
 
-def _link(code: bytes, names: Sequence[str]) -> Any:
+def _link(text: str, code: bytes, names: Sequence[str]) -> Any:
     library = llvm.JITLibraryBuilder().add_object_img(code).add_current_process()
-    for name, address in _provided.items():
-        library.import_symbol(name, address)
+    for name, address in list(_provided.items()):
+        if f"@{name}(" in text:
+            library.import_symbol(name, address())
     for name in names:
         library.export_symbol(name)
     return library.link(_linker(), f"program{next(_numbers)}")

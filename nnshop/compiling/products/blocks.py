@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from .few import FEW
 from .loops import Writer
 from .tile import ROWS, WIDTH
 
@@ -13,7 +14,7 @@ DEPTH = 1024  # of a panel then: it stays in the second-level cache
 BLOCK_DEPTH = 256  # more rows go through B block by block, which stay in the second-level cache; a tile of A stays in the first
 BLOCK_BREADTH = 16 * WIDTH
 BLOCK = BLOCK_DEPTH * BLOCK_BREADTH  # numbers in a block
-DIRECT = 2 * ROWS  # so few rows do not pay for the packing of B
+DIRECT = ROWS  # one tile reads B once, which does not pay for packing it
 _A, _C = "ptr %a, i64 %a_row, i64 %a_column", "ptr %c, i64 %c_row, i64 %accumulate"
 PANELS = f"i64 %m, i64 %n, i64 %k, {_A}, ptr %b, i64 %b_row, i64 %panel, {_C}"
 MULTIPLY = f"i64 %m, i64 %n, i64 %k, {_A}, ptr %b, i64 %panel, {_C}"
@@ -61,7 +62,11 @@ def multiply_blocks() -> Writer:
     many = text.is_true("sgt", "%m", HEIGHT)
     pairs = (BLOCK_BREADTH, text.largest("%n", 1)), (BLOCK_DEPTH, DEPTH), (ROWS, HEIGHT)
     breadth, depth, height = (text.new(f"select i1 {many}, i64 {a}, i64 {b}") for a, b in pairs)
-    with _blocks(text, "%n", breadth, WIDTH) as (j, n), _blocks(text, "%k", depth) as (start, k), _blocks(text, "%m", height) as (i, m):
+    with (
+        _blocks(text, "%n", breadth, WIDTH) as (j, n),
+        _blocks(text, "%k", depth) as (start, k),
+        _blocks(text, "%m", height) as (i, m),
+    ):
         of_a = text.at(text.at("%a", i, "%a_row"), start, "%a_column")
         of_b = text.at(text.at("%b", start, "%b_row"), text.whole("udiv", j, WIDTH), "%panel")
         to_c = text.at(text.at("%c", i, "%c_row"), j)
@@ -96,6 +101,19 @@ def multiply_packing() -> Writer:
 def multiply_any() -> Writer:
     """Writes `product`: C (+)= A B, where both have any strides; the block has room for BLOCK numbers."""
     text = Writer()
+    few = text.new(f"and i1 {text.is_true('ult', text.whole('sub', '%m', 1), FEW)}, {text.is_true('sgt', '%k', 0)}")
+    few = text.new(f"and i1 {few}, {text.is_true('eq', '%b_column', 1)}")
+    with text.where(few):
+        function = text.new(f"load ptr, ptr {text.new('getelementptr ptr, ptr @few, i64 %m')}")
+        text.put(f"call void {function}(i64 %n, i64 %k, ptr %a, i64 %a_row, i64 %a_column, ptr %b, i64 %b_row, {_C})")
+    with text.where(text.new(f"xor i1 {few}, true")):
+        text.put(f"call void @many({PRODUCT})")
+    return text
+
+
+def multiply_many() -> Writer:
+    """Writes `many`: the same for more than FEW rows. Where one tile has them all, it reads the rows of B as they lie."""
+    text = Writer()
     direct = text.new(f"and i1 {text.is_true('sle', '%m', DIRECT)}, {text.is_true('eq', '%b_column', 1)}")
     done = text.new(f"select i1 {direct}, i64 {text.whole('and', '%n', -WIDTH)}, i64 0")
     left = text.whole("sub", "%n", done)
@@ -115,7 +133,7 @@ def _adds(text: Writer, start: str) -> str:
 
 @contextmanager
 def _blocks(text: Writer, total: str, most: str | int, unit: int = 1) -> Iterator[tuple[str, str]]:
-    """A loop over blocks of about even sizes, at most so large, each but the last one of whole units; once where the total is 0.
+    """A loop over blocks of about even sizes, at most so large, of whole units but for the last one; once where the total is 0.
 
     Gives the block's start and its size.
     """

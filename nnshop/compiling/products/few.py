@@ -25,7 +25,9 @@ def _add_rows(text: Writer, rows: int, together: int, k: str, adds: str) -> None
     """Adds the products with some rows of B to all rows of C."""
     of_a = text.at("%a", k, "%a_column")
     of_b = [text.at("%b", text.whole("add", k, n), "%b_row") for n in range(together)]
-    numbers = [[text.load("float", text.at(text.at(of_a, n, "%a_column"), i, "%a_row")) for n in range(together)] for i in range(rows)]
+    numbers = [
+        [text.load("float", text.at(text.at(of_a, n, "%a_column"), i, "%a_row")) for n in range(together)] for i in range(rows)
+    ]
     vectors = [[text.splat(VECTOR, number) for number in row] for row in numbers]
     whole = text.whole("and", "%n", -LANES)
     for kind, factors, step, start, stop in ((VECTOR, vectors, LANES, "0", whole), ("float", numbers, 1, whole, "%n")):

@@ -96,4 +96,6 @@ class Writer(Text):
         self.put(f"br label %{name}")
         self.label(f"{name}.end")
         rows = [("i64", this.index, start, following), *((kind, *row) for row in zip(this.values, values, this.after))]
-        self.lines[head:head] = [f"  {v} = phi {of} [{first}, %{name}.before], [{then}, %{name}.next]" for of, v, first, then in rows]
+        self.lines[head:head] = [
+            f"  {v} = phi {of} [{first}, %{name}.before], [{then}, %{name}.next]" for of, v, first, then in rows
+        ]
