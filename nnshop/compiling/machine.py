@@ -66,9 +66,9 @@ class Program(dict[str, int]):
         super().__init__((name, library[name]) for name in names)
         self._library = library  # LLVM removes the code with it
 
-    def function(self, name: str, *arguments: Any) -> Callable[..., None]:
-        """The function of that name for Python, with arguments of these types of ctypes; it keeps the program alive."""
-        made: Any = ctypes.CFUNCTYPE(None, *arguments)(self[name])
+    def function(self, name: str, *arguments: Any, result: Any = None) -> Callable[..., Any]:
+        """The function of that name for Python, with these types of ctypes; it keeps the program alive."""
+        made: Any = ctypes.CFUNCTYPE(result, *arguments)(self[name])
         made.program = self
         return made
 

@@ -255,25 +255,38 @@ def test_programs_call_the_products() -> None:
         assert_product(d, a, b)
 
 
+def odd(rows: int, columns: int) -> np.ndarray:
+    """Numbers that lie between bytes of other kinds."""
+    return np.zeros((rows, columns), np.dtype([("other", "u1"), ("number", "f4")]))["number"]
+
+
 def test_operands_that_do_not_fit_are_refused() -> None:
-    a, b, out = matrix(3, 4), matrix(4, WIDTH + 1), matrix(3, WIDTH + 1)
+    n = WIDTH + 1
+    a, b, out, packed = matrix(3, 4), matrix(4, n), matrix(3, n), pack(matrix(4, n))
+    single, double, deep = np.float32(1), a.astype(np.float64), a[np.newaxis]
+    for wrong in (single, a[0], deep, a[:, :3], a[:2], double, odd(3, 4)):
+        for product in (lambda a: multiply(a, b, out), lambda a: multiply_packed(a, packed, out)):
+            with pytest.raises(ValueError, match=r"A product needs .* got "):
+                product(np.asarray(wrong))
     for wrong in (
-        (a[:, :3], b, out),
-        (a, b[:, 1:], out),
-        (a, b, out[:2]),
-        (a.astype(np.float64), b, out),
-        (a, b, out.astype(int)),
+        a,
+        out[:2],
+        out[:, 1:-5],
+        out[:, :-1][:, :1],
+        out.astype(int),
+        out[0],
+        np.empty((n, 3), np.float32).T,
+        odd(3, n),
     ):
-        with pytest.raises(ValueError, match="times"):
-            multiply(*wrong)
-    with pytest.raises(ValueError, match="side by side"):
-        multiply(a, b, np.empty((WIDTH + 1, 3), np.float32).T)
-    with pytest.raises(ValueError, match="times"):
-        multiply_packed(a[:, 1:], pack(b), out)
-    with pytest.raises(ValueError, match="panels"):
-        multiply_packed(a, pack(b), matrix(3, WIDTH))
-    with pytest.raises(ValueError, match="pack needs"):
-        pack(b, np.empty((1, 4, WIDTH), np.float32))
+        with pytest.raises(ValueError, match="A product needs"):
+            multiply(a, b, wrong)
+    for wrong in (out[:, : WIDTH - 1], matrix(3, 2 * WIDTH + 1), out[:2], np.empty((n, 3), np.float32).T):
+        with pytest.raises(ValueError, match="A product needs"):
+            multiply_packed(a, packed, wrong)
+    for room in (packed[:1], packed[:, :3], packed[..., :-1], packed.astype(np.float64), packed[0], packed[:, ::-1]):
+        with pytest.raises(ValueError, match="pack needs"):
+            pack(b, room)
+    np.testing.assert_array_equal(out, matrix(3, n))
 
 
 def test_the_text_is_the_same_each_time() -> None:

@@ -34,31 +34,20 @@ def pack(b: np.ndarray, packed: np.ndarray | None = None) -> np.ndarray:
     """Packs B `(k, n)`, which may have any strides, for `multiply_packed`.
 
     Args:
-        b: The matrix.
-        packed: Gets the result: `(ceil(n / WIDTH), k, WIDTH)`. A new array by default.
+        b: The float32 matrix.
+        packed: Gets the result: `(ceil(n / WIDTH), k, WIDTH)`, contiguous. A new array by default.
     """
-    k, n = b.shape
-    shape = -(-n // WIDTH), k, WIDTH
     if packed is None:
-        packed = _aligned(shape)
-    if not (b.dtype == packed.dtype == _FLOAT and packed.shape == shape and packed.flags.c_contiguous):
-        raise ValueError(
-            f"pack needs float32, and {shape} numbers side by side for B {b.shape}; got {packed.shape} of {b.dtype}."
-        )
-    functions()[0](b, packed)
+        packed = _aligned((-(-b.shape[1] // WIDTH), b.shape[0], WIDTH))
+    if not (b.dtype == packed.dtype == _FLOAT and packed.flags.c_contiguous and functions()[0](b, packed)):
+        raise ValueError(f"pack needs float32 (k, n) and room (ceil(n / {WIDTH}), k, {WIDTH}); got {_said(b, packed)}.")
     return packed
 
 
 def multiply_packed(a: np.ndarray, packed: np.ndarray, out: np.ndarray, accumulate: bool = False) -> np.ndarray:
     """Computes `out = a @ b`, or adds it to out, with the b that `pack` packed; the rest is as in `multiply`."""
-    if not (a.dtype == packed.dtype == out.dtype == _FLOAT and a.shape[1] == packed.shape[1] and a.shape[0] == out.shape[0]):
-        raise ValueError(
-            f"{out.shape} of {out.dtype} is not {a.shape} of {a.dtype} times the packed {packed.shape} of {packed.dtype}."
-        )
-    if -(-out.shape[1] // WIDTH) != packed.shape[0]:
-        raise ValueError(f"{out.shape[1]} columns are not packed in {packed.shape[0]} panels of {WIDTH}.")
-    _refuse_apart(out)
-    functions()[1](a, packed, out, accumulate)
+    if not (a.dtype == packed.dtype == out.dtype == _FLOAT and functions()[1](a, packed, out, accumulate)):
+        raise ValueError(f"{_RULE} b packed in panels of {WIDTH} columns; got {_said(a, packed, out)}.")
     return out
 
 
@@ -70,17 +59,16 @@ def multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray, accumulate: bool = F
         out: float32 `(m, n)`; the numbers of a row lie side by side.
         accumulate: Whether to add.
     """
-    m, k = a.shape
-    if not (a.dtype == b.dtype == out.dtype == _FLOAT and b.shape[0] == k and out.shape == (m, b.shape[1])):
-        raise ValueError(f"{out.shape} of {out.dtype} is not {a.shape} of {a.dtype} times {b.shape} of {b.dtype}.")
-    _refuse_apart(out)
-    functions()[2](a, b, out, accumulate, _scratch())
+    if not (a.dtype == b.dtype == out.dtype == _FLOAT and functions()[2](a, b, out, accumulate, _scratch())):
+        raise ValueError(f"{_RULE} b (k, n); got {_said(a, b, out)}.")
     return out
 
 
-def _refuse_apart(out: np.ndarray) -> None:
-    if out.strides[1] != 4 and out.shape[1] > 1 and out.size:
-        raise ValueError(f"The numbers of a row of the result lie side by side; got strides of {out.strides} bytes.")
+_RULE = "A product needs float32, out (m, n), whose rows lie side by side, a (m, k), and"
+
+
+def _said(*arrays: np.ndarray) -> str:
+    return ", ".join(f"{array.shape} of {array.dtype} with strides {array.strides}" for array in arrays)
 
 
 _thread = threading.local()

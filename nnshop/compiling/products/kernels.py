@@ -24,11 +24,14 @@ def program() -> machine.Program:
 
 
 @cache
-def functions() -> tuple[Callable[..., None], ...]:
-    """For Python: those of `arrays` that pack, that multiply by what is packed, and that multiply by any matrix."""
+def functions() -> tuple[Callable[..., int], ...]:
+    """For Python: those of `arrays` that pack, that multiply by what is packed, and that multiply by any matrix.
+
+    They return whether the arrays fit, without which they do nothing.
+    """
     matrix: Any = py_object
     kinds = ([matrix] * 2, [matrix] * 3 + [c_int64], [matrix] * 3 + [c_int64, c_void_p])
-    return tuple(program().function(name, *kind) for name, kind in zip(_FOR_PYTHON, kinds))
+    return tuple(program().function(name, *kind, result=c_int64) for name, kind in zip(_FOR_PYTHON, kinds))
 
 
 def register() -> None:

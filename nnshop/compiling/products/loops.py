@@ -23,9 +23,22 @@ class Round:
 class Writer(Text):
     """A text with whole numbers, addresses and loops."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.result = "void"
+
     def function(self, name: str, parameters: str, linkage: str = "internal") -> str:
-        """The text of a function that returns nothing, such as `writer.function("f", "ptr %a, i64 %n")`."""
-        return "\n".join([f"define {linkage} void @{name}({parameters}) {{", "begin:", *self.lines, "  ret void", "}"])
+        """The text of a function, such as `writer.function("f", "ptr %a, i64 %n")`."""
+        end = "ret void" if self.result == "void" else f"ret {self.result} 1"
+        return "\n".join([f"define {linkage} {self.result} @{name}({parameters}) {{", "begin:", *self.lines, f"  {end}", "}"])
+
+    def require(self, condition: str) -> None:
+        """Returns 0 where a truth value is not true; a function that requires something returns 1 at its end."""
+        self.result, name = "i64", self.fresh("right")
+        self.put(f"br i1 {condition}, label %{name}, label %{name}.not")
+        self.label(f"{name}.not")
+        self.put("ret i64 0")
+        self.label(name)
 
     def whole(self, operation: str, a: str, b: str | int) -> str:
         """An i64: add, sub, mul, sdiv, srem ..."""
