@@ -174,7 +174,7 @@ def decoding() -> list[Case]:
 
 def imports() -> list[Case]:
     title, size = "Import", "`import nnshop` after `import nnabla`"
-    return [Case(title, size, "import_time", rivals=(NNSHOP,), warmup=0, repeats=1, rounds=7, seconds=0.2)]
+    return [Case(title, size, "import_time", {}, (NNSHOP,), "imports", warmup=0, repeats=1, rounds=7, seconds=0.2)]
 
 
 GROWTH = "Growth of an LSTM layer"

@@ -31,6 +31,15 @@ def reached(requirements: Iterator[dict]) -> dict[tuple, float | None]:
     return {(entry["size"], entry["required"]): entry["reached"] for entry in requirements}
 
 
+def test_nnshop_can_compute_all_that_is_measured() -> None:
+    works, cell_works = import_module("works"), import_module("cell_works")
+    cases = [case for make in works.WORKS.values() for case in make()]
+    cases += [case for quick in (True, False) for make in cell_works.CELL_WORKS.values() for case in make(quick)]
+    for case in cases:
+        assert hasattr(import_module(f"nnabla_{case.family}"), case.function), case
+        assert {*case.faster, *case.smaller} <= set(case.rivals), case
+
+
 def test_every_cell_has_the_weights_of_the_table_and_one_value_in_all_ways() -> None:
     import nnabla as nn
 
