@@ -243,8 +243,11 @@ class Schedule:
 
     def _assemble(self, node: Node) -> None:
         pieces = self._pieces(node)
+        times = sorted(map(self._start, pieces))
+        if times[0][0] != times[-1][0]:  # between them all rows go on
+            self._across.add(node)
         if pieces[0].kind == "add" or not _cover(node).all():
-            self.zeros.setdefault(min(map(self._start, pieces)), []).append(node)
+            self.zeros.setdefault(times[0], []).append(node)
         for root in pieces:
             self._root(root)
 
