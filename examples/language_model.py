@@ -28,7 +28,6 @@ from typing import Any, Callable
 
 import nnabla as nn
 import nnabla.functions as F
-import nnabla.parametric_functions as PF
 import nnabla.solvers as S
 import numpy as np
 from nnabla.initializer import UniformInitializer
@@ -179,7 +178,7 @@ class LanguageModel:
         self.mask = nn.Variable((batch_size, num_steps))
         self.state = CarriedState(cell, batch_size)
 
-        h = PF.embed(self.words, size, units, initializer=init, name="embedding")  # (B, T, H)
+        h = nnshop.embed(self.words, size, units, initializer=init, name="embedding")  # (B, T, H)
         h, final = nnshop.run(cell, h, self.state.initial)
         self.state.follow(final)
         weight, bias, tied = self._output_weights(size, settings, init)

@@ -74,7 +74,7 @@ class Memory:
         place = self.plan.buffers.resolve(place)
         return self._arrays[place.buffer].reshape(-1, place.width)[:, place.offset : place.offset + size]
 
-    def run(self, program: Program, function, backwards: bool) -> None:  # type: ignore[no-untyped-def]
+    def run(self, program: Program, function, backwards: bool) -> None:
         """Calls the machine code of a program for all rows."""
         steps, rows = (1, self.length * self.batch) if program.flat else (self.length, self.batch)
         function(self.table.ctypes.data, steps, rows, 0, rows, int(backwards and not program.flat))

@@ -10,6 +10,8 @@ import nnabla.functions as F
 import numpy as np
 from nnabla.function import PythonFunction
 
+from ..building import building
+from ..checks import check_count, check_variable
 from ..context import in_float32
 from ..core import AbstractCell, Tree, check_state, is_whole, tree_leaves, tree_map
 from ..execution import run
@@ -17,6 +19,7 @@ from ..execution.running import check_cell
 from ..execution.step_graph import NotRepeatable, StepGraph
 from ..execution.tracing import noting_python_functions, trace
 from ..functions import functions_of, reshape
+from ..ids import known_ids
 from ..kernels import why_not_arrays, why_not_compiled
 from ..kernels.array_function import array_of
 from ..parameters import no_new_parameters
@@ -53,6 +56,9 @@ def tile(x: nn.Variable, width: int) -> nn.Variable:
                [3., 4.],
                [3., 4.]], dtype=float32)
     """
+    check_variable("tile: x", x)
+    if not x.ndim:
+        raise ValueError("tile needs rows (B, ...); got the shape ().")
     check_count("width", width)
     if width == 1:
         return x
@@ -90,6 +96,7 @@ class Step:
         (3, 5)
     """
 
+    @building()
     def __init__(self, cell: AbstractCell, batch_size: int) -> None:
         check_cell(cell)
         check_count("batch_size", batch_size)
@@ -118,7 +125,7 @@ class Step:
         ids = nn.Variable((self.batch_size,))
         state = tree_map(lambda spec: nn.Variable((self.batch_size, *spec.shape)), self.cell.state)
         python: dict[Any, PythonFunction] = {}
-        with no_new_parameters(), nn.no_grad(), noting_python_functions(python):
+        with no_new_parameters(), nn.no_grad(), known_ids(), noting_python_functions(python):
             try:
                 graph, *_ = trace(self._say, ids, state)
             except NotRepeatable as error:
@@ -193,7 +200,23 @@ class Step:
 
         Returns:
             Logits `(B, V)`, and alignments `(B, S)` or None; both are overwritten by the next step.
+
+        Raises:
+            ValueError: Ids that the cell does not take, or rows that are not there.
         """
+        self._check_among("ids", ids, self.inputs)
+        if rows is not None:
+            self._check_among("rows", rows, self.batch_size)
+        return self.go_on(ids, rows)
+
+    def _check_among(self, name: str, numbers: Any, size: int) -> None:
+        array = np.asarray(numbers)
+        whole = np.issubdtype(array.dtype, np.integer) and array.shape == (self.batch_size,)
+        if not whole or array.min() < 0 or array.max() >= size:
+            raise ValueError(f"{name} must be {self.batch_size} whole numbers from 0 to {size - 1}; got {numbers!r}.")
+
+    def go_on(self, ids: np.ndarray, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Goes one step on, with ids that are known to be right."""
         if not self._fresh:
             self._states.go_on(rows)
         self._fresh = False
@@ -366,8 +389,3 @@ def check_limit(end: Any, max_length: int | None) -> int:
         return LONGEST
     check_count("max_length", max_length)
     return int(max_length)
-
-
-def check_count(name: str, number: Any, least: int = 1) -> None:
-    if not is_whole(number) or number < least:
-        raise ValueError(f"{name} must be a whole number, {least} or more; got {number!r}.")
