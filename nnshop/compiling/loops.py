@@ -150,7 +150,7 @@ class _Body:
         view, stride, count = by
         text = self.text
         single = Index(index.numbers, index.axis, 0)
-        number = _Body(self.program, self.at)._value(view, single) if index.wide else self._value(view, single)
+        number = _Body(self.program, self.at)._value(view, single)  # this loop's own values may be vectors
         text.declared.add("declare i64 @llvm.fptosi.sat.i64.f32(float)")
         text.declared |= {f"declare i64 @llvm.{name}.i64(i64, i64)" for name in ("smax", "smin")}
         place = text.new(f"call i64 @llvm.fptosi.sat.i64.f32(float {number})")

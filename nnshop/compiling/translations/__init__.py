@@ -2,4 +2,4 @@
 
 from __future__ import annotations
 
-from . import elementwise, moving, normalizing, products, reducing
+from . import elementwise, losses, moving, normalizing, products, reducing

@@ -59,9 +59,21 @@ def mul_n(t: Translation, f: Any) -> View:
     return reduce(lambda a, b: t.graph.apply("mul", a, b), t.inputs(f))
 
 
-@translates("Identity", "Unlink")
+@translates("Identity")
 def identity(t: Translation, f: Any) -> View:
     return t.value(f.inputs[0])
+
+
+@translates("Unlink")
+def unlink(t: Translation, f: Any) -> View:
+    return t.graph.apply("stop", t.value(f.inputs[0]))
+
+
+@translates("ResetNaN", "ResetInf")
+def reset(t: Translation, f: Any) -> View:
+    x = t.value(f.inputs[0])
+    bad = t.graph.apply(f.info.type_name.replace("Reset", "Is").lower(), x)
+    return t.graph.apply("select", bad, t.number(f.info.args["val"]), x)
 
 
 @translates("PowScalar")
@@ -107,7 +119,13 @@ def leaky_relu(t: Translation, f: Any) -> View:
 
 @translates("ReLU6")
 def relu6(t: Translation, f: Any) -> View:
-    return t.graph.apply("minimum", _relu(t.graph, t.value(f.inputs[0])), 6.0)
+    return _clipped(t.graph, t.value(f.inputs[0]), 0.0, 6.0)
+
+
+def _clipped(g: Graph, x: View, low: float, high: float, ends: str = "_equal") -> View:
+    """x within bounds; NaN stays. No gradient goes through where x is at a bound, but with `ends=""`."""
+    above = g.apply("select", g.apply(f"less{ends}", x, low), low, x)
+    return g.apply("select", g.apply(f"greater{ends}", x, high), high, above)
 
 
 @translates("PReLU")
@@ -119,7 +137,7 @@ def prelu(t: Translation, f: Any) -> View:
 
 
 def _expm1_times(t: Translation, x: View, alpha: View | float) -> View:
-    return t.graph.apply("mul", alpha, t.graph.apply("expm1", t.graph.apply("minimum", x, 0.0)))
+    return t.graph.apply("mul", alpha, t.graph.apply("expm1", t.graph.apply("minimum", 0.0, x)))  # in this order NaN stays
 
 
 @translates("ELU")
@@ -138,12 +156,12 @@ def selu(t: Translation, f: Any) -> View:
 def hard_sigmoid(t: Translation, f: Any) -> View:
     g = t.graph
     line = g.apply("add", g.apply("mul", t.value(f.inputs[0]), t.number(0.2)), 0.5)
-    return g.apply("minimum", g.apply("maximum", line, 0.0), 1.0)
+    return _clipped(g, line, 0.0, 1.0)
 
 
 @translates("HardTanh")
 def hard_tanh(t: Translation, f: Any) -> View:
-    return t.graph.apply("minimum", t.graph.apply("maximum", t.value(f.inputs[0]), -1.0), 1.0)
+    return _clipped(t.graph, t.value(f.inputs[0]), -1.0, 1.0, ends="")
 
 
 @translates("Swish")
@@ -202,17 +220,6 @@ def sign(t: Translation, f: Any) -> View:
     return g.apply("straight_sign", x, t.number(float(f.info.args["alpha"])))
 
 
-@translates("SquaredError")
-def squared_error(t: Translation, f: Any) -> View:
-    d = t.graph.apply("sub", *t.inputs(f))
-    return t.graph.apply("mul", d, d)
-
-
-@translates("AbsoluteError")
-def absolute_error(t: Translation, f: Any) -> View:
-    return t.graph.apply("abs", t.graph.apply("sub", *t.inputs(f)))
-
-
 @translates("CReLU", "CELU")
 def doubled(t: Translation, f: Any) -> View:
     """Both signs of x, side by side, each through a rectifier."""
@@ -228,3 +235,22 @@ def doubled(t: Translation, f: Any) -> View:
 @translates("Dropout")
 def dropout(t: Translation, f: Any) -> View:
     raise Unsupported("Dropout outside of a step graph, which replaces it by a mask")
+
+
+@translates("BinaryTanh", "BinarySigmoid")
+def binary(t: Translation, f: Any) -> View:
+    """1, or -1 or 0; NNabla passes the gradient as if it were a line from -1 to 1."""
+    g, x = t.graph, t.value(f.inputs[0])
+    low, slope = (-1.0, 1.0) if f.info.type_name == "BinaryTanh" else (0.0, 0.5)
+    line = g.apply("mul", _clipped(g, x, -1.0, 1.0), slope)
+    return g.apply("add", _if_positive(g, x, 1.0, low), g.apply("sub", line, g.apply("stop", line)))
+
+
+@translates("ClipGradByValue")
+def clip_gradient(t: Translation, f: Any) -> View:
+    """The same; its gradient is kept between two bounds."""
+    g = t.graph
+    x, low, high = t.inputs(f)
+    y = g.keep(x)
+    g.rules[y.node] = lambda d: [(x, g.apply("minimum", g.apply("maximum", g.reshape(d, x.shape), low), high))]
+    return y

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from ..nodes import Unsupported, View
 from ..translate import Mixes, Translation, translates
 
@@ -21,9 +23,20 @@ def transpose(t: Translation, f: Any) -> View:
     return t.value(f.inputs[0]).transpose(axes)
 
 
-@translates("Broadcast", "BroadcastTo")
+@translates("Broadcast")
 def broadcast(t: Translation, f: Any) -> View:
     return t.value(f.inputs[0]).broadcast(t.shape(f.outputs[0]))
+
+
+@translates("BroadcastTo")
+def broadcast_to(t: Translation, f: Any) -> View:
+    """Repeats its second input in the shape of the first one, from an axis on."""
+    (to, v), axis = f.inputs, f.info.args["axis"]
+    axis = to.ndim - v.ndim if axis < 0 else axis
+    if t.batch is not None and axis > 0 and not t.is_outside(v):
+        raise Mixes("BroadcastTo moves the axis of the batch")
+    value = t.whole(v) if t.batch is not None and axis > 0 else t.value(v)
+    return t.graph.reshape(value, (*value.shape, *(1,) * (to.ndim - axis - v.ndim))).broadcast(t.shape(f.outputs[0]))
 
 
 @translates("Tile")
@@ -101,3 +114,34 @@ def pad(t: Translation, f: Any) -> View:
 
 def _with(shape: tuple[int, ...], axis: int, n: int) -> tuple[int, ...]:
     return (*shape[:axis], n, *shape[axis + 1 :])
+
+
+@translates("MatrixDiag")
+def matrix_diag(t: Translation, f: Any) -> View:
+    x = t.value(f.inputs[0])
+    n = _last(t, f)
+    wide = t.graph.reshape(x, (*x.shape, 1)).broadcast((*x.shape, n))
+    return t.graph.apply("select", t.graph.array(np.eye(n)), wide, 0.0)
+
+
+@translates("MatrixDiagPart")
+def matrix_diag_part(t: Translation, f: Any) -> View:
+    x = t.value(f.inputs[0])
+    _last(t, f)
+    t.axis(f.inputs[0], -2)
+    return x._replace(shape=x.shape[:-1], strides=(*x.strides[:-2], x.strides[-2] + x.strides[-1]))
+
+
+@translates("Trilu")
+def trilu(t: Translation, f: Any) -> View:
+    """What is above a diagonal, or below it."""
+    x, arguments = t.value(f.inputs[0]), f.info.args
+    _last(t, f)
+    t.axis(f.inputs[0], -2)
+    part = (np.triu if arguments["upper"] else np.tril)(np.ones(x.shape[-2:]), arguments["k"])
+    return t.graph.apply("select", t.graph.array(part), x, 0.0)
+
+
+def _last(t: Translation, f: Any) -> int:
+    """The size of the last axis, which must belong to the row."""
+    return f.inputs[0].shape[t.axis(f.inputs[0], -1)]

@@ -69,14 +69,6 @@ def group_normalization(t: Translation, f: Any) -> View:
     return _scaled(t, f, g.reshape(normalize(t, g.reshape(value, shape), axes, arguments["eps"]), value.shape))
 
 
-@translates("TensorNormalization")
-def tensor_normalization(t: Translation, f: Any) -> View:
-    x = f.inputs[0]
-    apart = {a % x.ndim for a in f.info.args["axes"]}
-    axes = [t.axis(x, a) for a in range(x.ndim) if a not in apart]
-    return _scaled(t, f, normalize(t, t.value(x), axes, f.info.args["eps"]))
-
-
 @translates("BatchNormalization")
 def batch_normalization(t: Translation, f: Any) -> View:
     """With the running statistics; with those of the batch it writes to them, step by step."""
@@ -106,4 +98,4 @@ def norm_normalization(t: Translation, f: Any) -> View:
     axes = arguments["axes"]
     axes = [t.axis(f.inputs[0], a) for a in (range(len(x.shape)) if not axes else axes)]
     total = g.reduce("sum", g.apply("mul", x, x), axes, keep=True)
-    return g.apply("mul", x, g.apply("rsqrt", g.apply("add", total, t.number(arguments["eps"]))))
+    return g.apply("div", x, g.apply("sqrt", total))  # NNabla has a setting eps, which changes nothing

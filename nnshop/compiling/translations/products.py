@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..nodes import Graph, Unsupported, View, Weight, aligned, all_of
-from ..translate import Translation, translates
+from ..translate import Mixes, Translation, translates
 
 
 @translates("Affine")
@@ -130,40 +130,54 @@ def one_hot(t: Translation, f: Any) -> View:
     return g.reshape(hot, t.shape(f.outputs[0]))
 
 
-@translates("Convolution", "DepthwiseConvolution")
+@translates("Convolution")
 def convolution(t: Translation, f: Any) -> View:
-    """The windows of x as rows, times the kernels."""
-    x, w, *bias = f.inputs
-    arguments = f.info.args
-    if f.info.type_name != "Convolution" or arguments["group"] != 1 or arguments["channel_last"] or arguments["base_axis"] != 1:
-        raise Unsupported("a convolution with groups, channels last or another base axis is not translated")
-    g, value, kernel = t.graph, t.value(x), w.shape[2:]
-    if value.shape[0] != 1 and t.batch is not None:
-        raise Unsupported("a convolution of several images in a row is not translated")
+    """The windows of x as rows, times the kernels; each group of channels has kernels of its own."""
+    w, bias = f.inputs[1], f.inputs[2:]
+    g, out, windows = t.graph, t.shape(f.outputs[0])[2:], _windows(t, f)
+    groups, n, channels, kernel = f.info.args["group"], w.shape[0], w.shape[1], prod(w.shape[2:])
+    parts = []
+    for i in range(groups):
+        rows = g.reshape(g.own(windows.take(len(out), i * channels, channels)), (prod(out), channels * kernel))
+        weight = t.weight(w, channels * kernel, n)._replace(row=i * n // groups, rows=n // groups, transposed=True)
+        parts.append(g.product(rows, n // groups, weight))
+    return _with_channels_first(t, f, g.concatenate(parts, 1), bias)
+
+
+@translates("DepthwiseConvolution")
+def depthwise_convolution(t: Translation, f: Any) -> View:
+    """Each channel by itself, times one or several kernels."""
+    w, bias = f.inputs[1], f.inputs[2:]
+    g, out, windows = t.graph, t.shape(f.outputs[0])[2:], _windows(t, f)
+    n, channels, kernel = w.shape[0], windows.shape[len(out)], prod(w.shape[1:])
+    rows = g.reshape(g.own(windows), (prod(out), channels, 1, kernel))
+    kernels = g.reshape(t.whole(w), (1, channels, n // channels, kernel))
+    y = g.reduce("sum", g.apply("mul", rows, kernels), [-1])
+    return _with_channels_first(t, f, g.reshape(y, (prod(out), n)), bias)
+
+
+def _windows(t: Translation, f: Any) -> View:
+    """What each number of a convolution's output sees: `(*out, channels, *kernel)`."""
+    arguments, value = f.info.args, t.value(f.inputs[0])
+    if arguments.get("channel_last") or arguments["base_axis"] != 1:
+        raise Unsupported("a convolution with channels last or another base axis is not translated")
     if value.shape[0] != 1:
-        raise Unsupported("a convolution over the batch of a step whose rows meet is not translated")
-    channels, dims = value.shape[1], len(kernel)
-    pad, stride, dilation = (
-        list(arguments[name] or [default] * dims) for name, default in (("pad", 0), ("stride", 1), ("dilation", 1))
-    )
-    padded = _padded(g, g.reshape(value, value.shape[1:]), pad)
+        raise Unsupported("a convolution of several images in a row is not translated")
     out = t.shape(f.outputs[0])[2:]
-    windows = View(
-        padded.node,
-        (*out, channels, *kernel),
-        (
-            *(s * n for s, n in zip(padded.strides[1:], stride)),
-            padded.strides[0],
-            *(s * n for s, n in zip(padded.strides[1:], dilation)),
-        ),
-        padded.offset,
+    kernel = f.inputs[1].shape[-len(out) :]
+    pad, stride, dilation = (
+        list(arguments[name] or [default] * len(out)) for name, default in (("pad", 0), ("stride", 1), ("dilation", 1))
     )
-    k, n = channels * prod(kernel), w.shape[0]
-    rows = g.reshape(g.own(windows), (prod(out), k))
-    y = g.product(rows, n, t.weight(w, k, n)._replace(transposed=True))
+    x = _padded(t.graph, t.graph.reshape(value, value.shape[1:]), pad)
+    along = [tuple(s * n for s, n in zip(x.strides[1:], steps)) for steps in (stride, dilation)]
+    return View(x.node, (*out, x.shape[0], *kernel), (*along[0], x.strides[0], *along[1]), x.offset)
+
+
+def _with_channels_first(t: Translation, f: Any, y: View, bias: Any) -> View:
+    """`(positions, channels)` with a bias added, as NNabla gives it."""
     if bias:
-        y = g.apply("add", y, g.reshape(t.whole(bias[0]), (1, n)))
-    return g.reshape(y.transpose([1, 0]), t.shape(f.outputs[0]))
+        y = t.graph.apply("add", y, t.graph.reshape(t.whole(bias[0]), (1, y.shape[1])))
+    return t.graph.reshape(y.transpose([1, 0]), t.shape(f.outputs[0]))
 
 
 def _padded(g: Graph, x: View, pad: list[int]) -> View:
@@ -173,3 +187,32 @@ def _padded(g: Graph, x: View, pad: list[int]) -> View:
             zeros = g.constant(0.0).broadcast((*x.shape[:axis], n, *x.shape[axis + 1 :]))
             x = g.concatenate([zeros, x, zeros], axis)
     return g.own(x)
+
+
+@translates("Einsum")
+def einsum(t: Translation, f: Any) -> View:
+    """A sum of products, number by number: each letter is an axis."""
+    terms, out = f.info.args["equation"].replace(" ", "").split("->")
+    letters = terms.split(",")
+    if any("." in term or len(set(term)) < len(term) for term in [*letters, out]):
+        raise Unsupported(f"Einsum with {f.info.args['equation']!r} is not translated")
+    axes = out + "".join(sorted(set("".join(letters)) - set(out)))
+    total = None
+    for v, term in zip(f.inputs, letters):
+        value = _of_letters(t, v, term, out)
+        order = [term.index(a) for a in axes if a in term]
+        value = value.transpose(order)
+        sizes = iter(value.shape)
+        value = t.graph.reshape(value, [next(sizes) if a in term else 1 for a in axes])
+        total = value if total is None else t.graph.apply("mul", total, value)
+    assert total is not None
+    return t.graph.reduce("sum", total, range(len(out), len(axes)))
+
+
+def _of_letters(t: Translation, v: Any, term: str, out: str) -> View:
+    """An input of an Einsum; where the step has rows, its first letter is theirs, or none is, and all rows share it."""
+    if t.batch is None or (out[:1] and term[:1] == out[:1]):
+        return t.value(v)
+    if out[:1] and out[0] not in term and t.is_outside(v):
+        return t.whole(v)
+    raise Mixes("Einsum lets rows of the batch meet")

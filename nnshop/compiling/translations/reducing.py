@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,43 @@ def cumsum(t: Translation, f: Any) -> View:
     spread = t.graph.reshape(moved, (*moved.shape[:-1], 1, n))
     total = t.graph.reduce("sum", t.graph.apply("mul", spread, triangle), [-1])
     return total.transpose([sorted([*rest]).index(a) if a != axis else len(rest) for a in range(len(x.shape))])
+
+
+@translates("Prod")
+def prod_(t: Translation, f: Any) -> View:
+    """Halves the numbers until one is left."""
+    g, x, axes = t.graph, t.value(f.inputs[0]), sorted(set(_axes(t, f)))
+    kept = [a for a in range(len(x.shape)) if a not in axes]
+    moved = x.transpose([*kept, *axes])
+    x = g.reshape(moved, (*moved.shape[: len(kept)], prod(moved.shape[len(kept) :])))
+    axis = len(kept)
+    while x.shape[axis] > 1:
+        half, odd = divmod(x.shape[axis], 2)
+        y = g.apply("mul", x.take(axis, 0, half), x.take(axis, half, half))
+        x = g.concatenate([y, x.take(axis, 2 * half, 1)], axis) if odd else y
+    return g.reshape(x, t.shape(f.outputs[0]))
+
+
+@translates("CumProd")
+def cumprod(t: Translation, f: Any) -> View:
+    """Multiplies by what lies 1, 2, 4, ... before."""
+    g, arguments, x = t.graph, f.info.args, t.value(f.inputs[0])
+    axis, shape = t.axis(f.inputs[0], arguments["axis"]), x.shape
+    n, shift = shape[axis], 1
+
+    def turned(v: View) -> View:
+        at = [(n - 1, -1) if a == axis and arguments["reverse"] else (0, 1) for a in range(len(shape))]
+        return v.slice([start for start, _ in at], [step for _, step in at], shape)
+
+    x = turned(x)
+    while shift < n:
+        later = g.apply("mul", x.take(axis, shift, n - shift), x.take(axis, 0, n - shift))
+        x = g.concatenate([x.take(axis, 0, shift), later], axis)
+        shift *= 2
+    if arguments["exclusive"]:
+        one = g.constant(1.0).broadcast((*shape[:axis], 1, *shape[axis + 1 :]))
+        x = g.concatenate([one, x.take(axis, 0, n - 1)], axis) if n > 1 else one
+    return turned(x)
 
 
 @translates("Softmax")
