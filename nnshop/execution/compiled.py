@@ -11,7 +11,7 @@ import numpy as np
 from ..compiling import translations  # noqa: F401  (fills the table)
 from ..compiling.engine import Engine, Recent
 from ..compiling.memory import Memory
-from ..compiling.nodes import Unsupported
+from ..compiling.nodes import Unsupported, Weight
 from ..compiling.places import Place
 from ..compiling.plan import Plan, WeightGradient
 from ..compiling.products import multiply, pack
@@ -103,6 +103,12 @@ class Recipe:
         if wanted not in self._engines:
             self._engines[wanted] = Engine(Plan(self._translate(self.batch), self.n_y, wanted))
         return self._engines[wanted]
+
+
+def pack_weight(weight: Weight, array: np.ndarray, packed: np.ndarray | None) -> np.ndarray:
+    """Packs a part of an array from outside, where it was packed before, if it was."""
+    part = array.reshape(-1, weight.columns)[weight.row : weight.row + weight.rows]
+    return pack(part.T if weight.transposed else part, packed)
 
 
 _RECIPES = Recent(64)
@@ -243,8 +249,7 @@ class Compiled(Drawing):
 
     def _pack(self, inputs: Sequence[nn.Variable], weights: Sequence) -> None:
         for weight, _ in weights:
-            w = array_of(inputs[weight.input]).reshape(-1, weight.columns)[weight.row : weight.row + weight.rows]
-            self.packed[weight] = pack(w.T if weight.transposed else w, self.packed.get(weight))
+            self.packed[weight] = pack_weight(weight, array_of(inputs[weight.input]), self.packed.get(weight))
 
     def _steps(self, sequence: np.ndarray, part: range) -> np.ndarray:
         """The steps of a part of a sequence, `(steps, rows, n)`."""
