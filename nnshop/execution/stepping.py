@@ -179,6 +179,7 @@ class Stepper:
         """
         if batch_size is not None and rows is not None:
             raise ValueError("reset takes a batch_size, for all rows, or rows; got both.")
+        rows = None if rows is None else self._check_rows(rows)
         if batch_size is not None and batch_size != self.batch_size:
             self._build(batch_size)
         with no_new_parameters():
@@ -187,7 +188,6 @@ class Stepper:
             self.begin(initial)
         else:
             _compute(tree_leaves(initial))
-            rows = self._check_rows(rows)
             self.state = tree_map(lambda old, v: _replaced(old, rows, array_of(v)), self.state, initial)
 
     def refresh(self) -> None:
@@ -285,9 +285,11 @@ class Functions:
         return [array_of(y) for y in self._ys]
 
     def gather(self, rows: np.ndarray) -> None:
-        after = self._after if self._stepped else self._before
+        if not self._stepped:
+            for v in self._taken:
+                v.data = nn.NdArray(v.shape)  # the states lie where it was
         self._rows.data.cast(np.int32)[...] = rows
-        for source, v in zip(self._sources, after):
+        for source, v in zip(self._sources, self._after if self._stepped else self._before):
             source.data = v.data
         self._put(self._taken)
 
