@@ -142,6 +142,19 @@ def test_a_batch_of_one_and_ids(engine: str) -> None:
     assert_near(steps(stepper, ids), over(cell, ids)[0])
 
 
+@each_engine
+def test_a_cell_without_a_state(engine: str) -> None:
+    cell = lift(lambda x: 3 * x)
+    with ENGINES[engine]():
+        stepper = Stepper(cell, np.zeros((2, 3)))
+    for n in (1, 2):
+        np.testing.assert_array_equal(stepper.step(np.full((2, 3), n)), np.full((2, 3), 3 * n))
+        stepper.gather([1, 0])
+        stepper.refresh()
+    stepper.reset(rows=[1])
+    assert stepper.state == ()
+
+
 def test_outputs_are_copies_unless_asked_for() -> None:
     _, stepper = lstm()
     x = sequence()

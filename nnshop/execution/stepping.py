@@ -285,6 +285,8 @@ class Functions:
         return [array_of(y) for y in self._ys]
 
     def gather(self, rows: np.ndarray) -> None:
+        if not self._before:
+            return
         if not self._stepped:
             for v in self._taken:
                 v.data = nn.NdArray(v.shape)  # the states lie where it was
