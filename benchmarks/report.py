@@ -1,14 +1,47 @@
-"""Results as JSON, as tables in Markdown, and as plots."""
+"""Results as JSON, as tables in Markdown, and as plots.
+
+    python benchmarks/report.py build/benchmarks/partial.json --output build/benchmarks
+    python benchmarks/report.py benchmarks/results.json build/benchmarks/results.json --output benchmarks --images docs/images
+
+Of several files, a later one replaces the works that it has.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
-from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 from typing import Callable
 
+import cell_report
+from tables import by_size, milliseconds, seconds, table
 from works import AXES, BASE, GROWTH, LOOP, NNSHOP, TORCH, UNROLLED
+
+
+def save(results: dict, path: Path) -> None:
+    """Writes JSON; a run that is stopped meanwhile leaves the file as it was."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(results, indent=1) + "\n")
+    new.replace(path)
+
+
+def merge(all_results: list[dict]) -> dict:
+    """One result of several; a later one replaces the works that it has."""
+    merged = {**all_results[-1], "versions": {}, "command": "; ".join(dict.fromkeys(r["command"] for r in all_results))}
+    for key in ("rows", "requirements"):
+        works: dict[str, list[dict]] = {}
+        for results in all_results:
+            works.update({work: [entry for entry in results[key] if entry["work"] == work] for work in works_of(results)})
+        merged[key] = [entry for entries in works.values() for entry in entries]
+    for results in all_results:
+        merged["versions"].update(results["versions"])
+    return merged
+
+
+def works_of(results: dict) -> list[str]:
+    return list(dict.fromkeys(row["work"] for row in results["rows"]))
 
 
 def write(results: dict, folder: Path, images: Path) -> None:
@@ -16,7 +49,7 @@ def write(results: dict, folder: Path, images: Path) -> None:
     for place in (folder, images):
         place.mkdir(parents=True, exist_ok=True)
     stem = "results" if results["threads"] == 1 else f"results_{results['threads']}_threads"
-    (folder / f"{stem}.json").write_text(json.dumps(results, indent=1) + "\n")
+    save(results, folder / f"{stem}.json")
     (folder / f"{stem}.md").write_text(markdown(results))
     print("\n".join(required_table(results["requirements"])))
     drawn = draw(results["rows"], images) if results["threads"] == 1 else []
@@ -43,12 +76,11 @@ def markdown(results: dict) -> str:
         *required_table(results["requirements"]),
     ]
     for work, rows in groupby(results["rows"], lambda row: row["work"]):
-        lines += ["", f"## {work}", "", *work_table(list(rows))]
+        lines += ["", f"## {work}", "", *cell_report.TABLES.get(work, work_table)(list(rows))]
+    busy = [row for row in results["rows"] if row.get("processors", 0) > 1.1 * threads]
+    if busy:
+        lines += ["", f"More than {threads} threads took: " + "; ".join(f"{row['rival']}, {row['size']}" for row in busy) + "."]
     return "\n".join(lines) + "\n"
-
-
-def table(head: list[str], rows: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)]
 
 
 def required_table(requirements: list[dict]) -> list[str]:
@@ -60,14 +92,16 @@ def required_row(entry: dict) -> list[str]:
     wanted, unit = {
         "speed": (f"≥ {required:g} times the speed of {entry['against']}", " times"),
         "memory": (f"≤ {required:g} of the memory of {entry['against']}", ""),
-        "seconds": (f"≤ {required:g} s", " s"),
+        "seconds": (f"≤ {seconds(required)}", ""),
+        "difference": (f"values and gradients equal to {required:g}", ""),
         "build": (f"≤ {required:g} times the time to build", " times"),
-        "total": (f"≤ {required:g} times the time of a step", " times"),
+        **dict.fromkeys(("total", "step"), (f"≤ {required:g} times the time of a step", " times")),
     }[entry["measure"]]
     if reached is None:
         return [entry["work"], entry["size"], wanted, "not measured", "?"]
     met = reached >= required if entry["measure"] == "speed" else reached <= required
-    return [entry["work"], entry["size"], wanted, f"{reached:.2f}{unit}", "yes" if met else "**no**"]
+    shown = {"seconds": seconds, "difference": "{:.1e}".format}.get(entry["measure"], "{:.2f}".format)(reached)
+    return [entry["work"], entry["size"], wanted, f"{shown}{unit}", "yes" if met else "**no**"]
 
 
 def work_table(rows: list[dict]) -> list[str]:
@@ -98,10 +132,6 @@ def work_row(row: dict, first: dict, phases: list[str], words: bool) -> list[str
     return [*cells, ratio]
 
 
-def milliseconds(seconds: float) -> str:
-    return f"{1000 * seconds:,.0f}" if seconds >= 0.1 else f"{1000 * seconds:.3g}"
-
-
 # ----------------------------------------------------------------------------------------------------------------- plots
 
 
@@ -121,11 +151,6 @@ def draw(rows: list[dict], folder: Path) -> list[Path]:
             figure.savefig(drawn[-1], dpi=120, bbox_inches="tight")
             plt.close(figure)
     return drawn
-
-
-def by_size(rows: list[dict]) -> Iterator[tuple[str, dict[str, dict]]]:
-    for size, group in groupby(rows, lambda row: row["size"]):
-        yield size, {row["rival"]: row for row in group}
 
 
 def draw_language_model(plt, rows: list[dict]):
@@ -200,4 +225,18 @@ PLOTS: dict[str, tuple[str, Callable]] = {
     "layers": ("Layers", draw_layers),
     "loop": ("A cell of one's own", draw_loop),
     "growth": (GROWTH, draw_growth),
+    **cell_report.PLOTS,
 }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("files", type=Path, nargs="+", help="results in JSON")
+    parser.add_argument("--output", type=Path, required=True, help="a folder for JSON and tables")
+    parser.add_argument("--images", type=Path, help="a folder for plots; the same by default")
+    args = parser.parse_args()
+    write(merge([json.loads(path.read_text()) for path in args.files]), args.output, args.images or args.output)
+
+
+if __name__ == "__main__":
+    main()

@@ -28,7 +28,6 @@ from typing import Any, Callable
 
 import nnabla as nn
 import nnabla.functions as F
-import nnabla.parametric_functions as PF
 import nnabla.solvers as S
 import numpy as np
 from nnabla.initializer import UniformInitializer
@@ -180,7 +179,7 @@ def speaker(settings: Settings, size: int) -> nnshop.AbstractCell:
     cell = layers(settings)
 
     def step(words: nn.Variable, state: Any) -> tuple[nn.Variable, Any]:
-        h, state = cell(PF.embed(words, size, settings.units, name="embedding"), state)
+        h, state = cell(nnshop.embed(words, size, settings.units, name="embedding"), state)
         return project(h, *output_weights(size, settings)), state
 
     return nnshop.Cell(step, cell.state)
@@ -207,7 +206,7 @@ class LanguageModel:
         self.mask = nn.Variable((batch_size, num_steps))
         self.state = CarriedState(cell, batch_size)
 
-        h = PF.embed(self.words, size, settings.units, initializer=init, name="embedding")  # (B, T, H)
+        h = nnshop.embed(self.words, size, settings.units, initializer=init, name="embedding")  # (B, T, H)
         h, final = nnshop.run(cell, h, self.state.initial)
         self.state.follow(final)
         weight, bias, tied = output_weights(size, settings, init)

@@ -9,13 +9,16 @@ from typing import Any, Callable, NamedTuple
 import nnabla as nn
 import nnabla.functions as F
 
+from .building import building
+from .checks import check_given_sizes, check_variable
 from .combinators import Wrapper, readout
 from .core import AbstractCell, StateSpec, Tree, batch_size_of, shapes
 from .execution.running import check_cell, over
 from .functions import faster, length_mask, reshape, where, without_padding
-from .scores import Score, check_sizes, find_score, weight
+from .scores import Score, find_score, weight
 
 
+@building()
 def attend(
     cell: AbstractCell,
     memory: nn.Variable,
@@ -84,7 +87,7 @@ def attend(
         ['attention/query/W', 'attention/output/W']
     """
     check_cell(cell)
-    check_sizes("attend", units=units)
+    check_given_sizes("attend", units=units)
     score = find_score(score)
     _check_memory(memory, mask)
     mask = _find_mask(memory, lengths, mask)
@@ -100,12 +103,8 @@ def attend(
 
 
 def _check_memory(memory: nn.Variable, mask: nn.Variable | None) -> None:
-    for v in (memory, mask):
-        if v is not None and not isinstance(v, nn.Variable):
-            raise TypeError(
-                f"attend needs Variables as memory and mask; got {type(v).__name__}. Wrap an array in "
-                "nn.Variable.from_numpy_array."
-            )
+    for name, v in {"memory": memory, **({} if mask is None else {"mask": mask})}.items():
+        check_variable(f"attend: the {name}", v)
     if memory.ndim != 3:
         raise ValueError(f"attend needs a memory (B, S, M), such as all outputs of an encoder; got {memory.shape}.")
 

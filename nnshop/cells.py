@@ -11,8 +11,8 @@ from typing import Any, Callable
 
 import nnabla as nn
 import nnabla.functions as F
-import numpy as np
 
+from .checks import check_sizes
 from .core import AbstractCell, StateSpec, Tree, tree_leaves, tree_like
 from .execution.fused import fused, why_not_fused
 from .execution.running import over
@@ -51,9 +51,8 @@ class _ParametricCell(AbstractCell):
             value = getattr(self, field.name)
             if field.name.endswith("activation"):
                 find_activation(value)
-            sized = field.name == "units" or (field.name == "projection_size" and value is not None)
-            if sized and not (isinstance(value, (int, np.integer)) and value > 0):
-                raise ValueError(f"{type(self).__name__} needs {field.name} >= 1, a whole number; got {value!r}.")
+            if field.name == "units" or (field.name == "projection_size" and value is not None):
+                check_sizes(type(self).__name__, **{field.name: value})
 
     def _options(self, x: nn.Variable) -> dict[str, Any]:
         check_input(repr(self), x)

@@ -14,6 +14,8 @@ from .core import AbstractCell, StateSpec, Tree, shapes, tree_leaves, tree_map
 from .execution.running import over
 from .functions import activation as find_activation
 from .functions import faster, reshape, where, without_padding
+from .owners import check_owners
+from .parametric_functions import checking, embed
 
 
 class Wrapper(AbstractCell):
@@ -49,7 +51,7 @@ class Lifted(AbstractCell):
 
     def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
         with nn.parameter_scope(self.name or ""):
-            return self.function(x, *self.arguments, **dict(self.options)), state
+            return checking(self.function)(x, *self.arguments, **dict(self.options)), state
 
     def over(self, xs: Tree, state: Tree, mask: nn.Variable | None, **_: Any) -> tuple[Tree, Tree] | None:
         """One call for all steps, `(B * T, ...)`, where the function treats rows independently."""
@@ -63,7 +65,7 @@ class Lifted(AbstractCell):
 
 # Functions whose row b depends on row b of x only.
 ROWWISE = (
-    *(PF.affine, PF.embed, F.dropout, F.tanh, F.sigmoid, F.relu, F.elu, F.selu, F.softplus, F.softsign, F.swish, F.gelu),
+    *(PF.affine, PF.embed, embed, F.dropout, F.tanh, F.sigmoid, F.relu, F.elu, F.selu, F.softplus, F.softsign, F.swish, F.gelu),
     *(F.leaky_relu, F.hard_sigmoid, F.hard_tanh, F.identity, F.exp, F.abs),
 )
 
@@ -91,6 +93,9 @@ class Stack(AbstractCell):
 
     cells: tuple[AbstractCell, ...]
     name: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_names("stack", self.cells)
 
     @property
     def state(self) -> Tree:
@@ -127,7 +132,7 @@ def stack(*cells: AbstractCell | Callable, name: str | None = None) -> AbstractC
         A cell whose state is the tuple of the cells' states.
 
     Raises:
-        ValueError: There is no cell.
+        ValueError: There is no cell, or two of them are cells of one layer that owns its weights.
         TypeError: A part is neither a cell nor a function.
 
     Example:
@@ -145,6 +150,11 @@ def _as_cells(who: str, parts: tuple) -> tuple[AbstractCell, ...]:
         if not callable(part):
             raise TypeError(f"{who} takes cells and functions of a Variable; got {part!r}.")
     cells = tuple(part if isinstance(part, AbstractCell) else lift(part) for part in parts)
+    check_owners(who, cells)
+    return cells
+
+
+def _check_names(who: str, cells: tuple[AbstractCell, ...]) -> None:
     unnamed = {str(position) for position, cell in enumerate(cells) if cell.name is None}
     for cell in cells:
         if cell.name == "" or cell.name in unnamed:
@@ -152,7 +162,6 @@ def _as_cells(who: str, parts: tuple) -> tuple[AbstractCell, ...]:
                 f"{who}: the name {cell.name!r} of {cell} is empty, or the scope of an unnamed part at that position; they "
                 "would share weights. Choose another name."
             )
-    return cells
 
 
 def child_scopes(cells: tuple[AbstractCell, ...]) -> list[str]:
@@ -166,6 +175,15 @@ class Sync(AbstractCell):
 
     cells: tuple[AbstractCell, ...]
     name: str | None = None
+
+    def __post_init__(self) -> None:
+        _check_names("sync", self.cells)
+        for cell in self.cells:
+            if cell.state != () and shapes(cell.state) != shapes(self.state):
+                raise ValueError(
+                    f"sync needs cells of equal states; {cell} has {shapes(cell.state)}, the first one {shapes(self.state)}. "
+                    "Use stack, which gives each cell a state of its own."
+                )
 
     @property
     def state(self) -> Tree:
@@ -193,7 +211,8 @@ def sync(*cells: AbstractCell | Callable, name: str | None = None) -> AbstractCe
         A cell whose state is that of its first cell that has one.
 
     Raises:
-        ValueError: There is no cell, or the states differ in structure or shapes.
+        ValueError: There is no cell, the states differ in structure or shapes, or two are cells of one layer that owns its
+            weights.
         TypeError: A part is neither a cell nor a function.
 
     Example:
@@ -201,14 +220,7 @@ def sync(*cells: AbstractCell | Callable, name: str | None = None) -> AbstractCe
         >>> ys.shape, h.shape
         ((2, 7, 8), (2, 8))
     """
-    made = Sync(_as_cells("sync", cells), name)
-    for cell in made.cells:
-        if cell.state != () and shapes(cell.state) != shapes(made.state):
-            raise ValueError(
-                f"sync needs cells of equal states; {cell} has {shapes(cell.state)}, the first one {shapes(made.state)}. "
-                "Use stack, which gives each cell a state of its own."
-            )
-    return made
+    return Sync(_as_cells("sync", cells), name)
 
 
 MERGES: dict[str, Callable[[Tree, Tree], Tree]] = {

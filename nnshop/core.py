@@ -13,6 +13,9 @@ from typing import Any, Callable
 import nnabla as nn
 import numpy as np
 
+from .building import building
+from .checks import check_count, check_variable, is_whole
+from .options import check_options
 from .parameters import scratch
 
 Tree = Any  # a leaf, None, or a tuple (a NamedTuple as well) of trees
@@ -58,9 +61,10 @@ def tree_like(tree: Tree, leaves: Iterable) -> Tree:
     return tree_map(lambda _: next(remaining), tree)
 
 
-def is_whole(number: Any) -> bool:
-    """Whether it is a whole number, of Python or of NumPy; a bool is none."""
-    return isinstance(number, (int, np.integer)) and not isinstance(number, bool)
+def check_variables(xs: Tree, what: str = "a sequence") -> None:
+    """Raises TypeError unless all leaves are Variables, and ValueError where one is empty."""
+    for leaf in tree_leaves(xs):
+        check_variable(what, leaf)
 
 
 def shapes(tree: Tree) -> Tree:
@@ -98,7 +102,7 @@ class StateSpec:
     initializer: Callable = zeros
 
     def __post_init__(self) -> None:
-        if not isinstance(self.shape, tuple) or not all(isinstance(n, (int, np.integer)) and n > 0 for n in self.shape):
+        if not isinstance(self.shape, tuple) or not all(is_whole(n) and n > 0 for n in self.shape):
             raise ValueError(
                 f"StateSpec needs a tuple of positive sizes without the batch axis, such as (64,); got {self.shape!r}."
             )
@@ -107,8 +111,8 @@ class StateSpec:
 class AbstractCell(ABC):
     """What every cell is: `y, new_state = cell(x, state)`.
 
-    A subclass is a frozen dataclass that defines `state` and `step`. A cell holds settings, never weights and never a
-    current state: weights are found by name (`nn.parameter_scope`), state comes in and goes out.
+    A subclass is a frozen dataclass that defines `state` and `step`; its options are fields. A cell holds settings, never
+    weights and never a current state: weights are found by name (`nn.parameter_scope`), state comes in and goes out.
 
     Example:
         >>> from dataclasses import dataclass
@@ -137,11 +141,21 @@ class AbstractCell(ABC):
     def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
         """Computes one time step: `(x, state) -> (y, new_state)`."""
 
+    def __new__(cls, *_: Any, **__: Any) -> Any:
+        check_options(cls)
+        return super().__new__(cls)
+
+    @property
+    def owner(self) -> Any:
+        """What owns the weights, and fixes their scope wherever the cell is used; None where the open scope says it."""
+        return None
+
     @property
     def name(self) -> str | None:
         """The parameter scope that the cell opens for its weights; None where it opens none."""
         return None
 
+    @building()
     def __call__(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
         """Runs one time step.
 
@@ -153,8 +167,10 @@ class AbstractCell(ABC):
             `(y, new_state)`; new_state has exactly the structure and shapes of state.
 
         Raises:
-            ValueError: The state, or what the step returned as state, has another structure, shape or batch size.
+            ValueError: The state, or what the step returned as state, has another structure, shape or batch size; x is empty.
+            TypeError: x holds what is no Variable.
         """
+        check_variables(x, f"{self}: the input of a step")
         batch = batch_size_of(x, state)
         check_state(self, "needs", state, batch)
         y, after = self.step(x, state)
@@ -187,8 +203,7 @@ class AbstractCell(ABC):
             >>> nnshop.LSTMCell(8).initial_state(4)[0].shape
             (4, 8)
         """
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
+        check_count("batch_size", batch_size)
 
         def start(spec: StateSpec) -> nn.Variable:
             shape = (batch_size, *spec.shape)
@@ -246,6 +261,12 @@ class Cell(AbstractCell):
         return made
 
 
+def check_cell(cell: Any) -> None:
+    """Raises TypeError unless this is a cell."""
+    if not isinstance(cell, AbstractCell):
+        raise TypeError(f"a cell is what LSTMCell(8), stack(...) or lift(function) returns; got {cell!r}.")
+
+
 def batch_size_of(*trees: Tree) -> int | None:
     """Returns the batch size that the first leaf of the trees has; None where there is no leaf."""
     sizes = [leaf.shape[0] for tree in trees for leaf in tree_leaves(tree) if getattr(leaf, "shape", ())]
@@ -262,6 +283,7 @@ def check_state(cell: AbstractCell, verb: str, state: Tree, batch: int | None) -
         )
 
 
+@building()
 def output_shape(cell: AbstractCell, x: Tree) -> Tree:
     """Tells the shape of a cell's output without the batch axis, by one discarded step.
 
@@ -278,6 +300,8 @@ def output_shape(cell: AbstractCell, x: Tree) -> Tree:
         >>> output_shape(nnshop.LSTMCell(8), nn.Variable((32, 5)))
         (8,)
     """
+    check_cell(cell)
+    check_variables(x, "output_shape: x")
     with scratch():
         y, _ = cell(tree_map(lambda v: nn.Variable(v.shape), x), cell.initial_state(batch_size_of(x) or 1))
     return tree_map(lambda v: v.shape[1:], y)

@@ -16,12 +16,14 @@ from nnabla.utils import save
 from nnabla.utils.nnp_graph import NnpLoader
 
 from .archive import atomic_write
+from .building import building
 from .functions import functions_of
 from .parameters import all_parameters, current_path
 
 NETWORK = "network"  # its name in the file; NNabla calls what it holds `@network/...`
 
 
+@building()
 def save_nnp(
     path: str | Path,
     inputs: Mapping[str, nn.Variable],

@@ -6,10 +6,13 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Callable
 
 import nnabla as nn
+import nnabla.function
 import nnabla.functions as F
 import numpy as np
 
+from .checks import check_count, check_variable, is_whole
 from .context import in_float32
+from .ids import checked_ids
 from .kernels import why_not_compiled
 from .portable import is_portable
 
@@ -66,6 +69,9 @@ def unstack(x: nn.Variable, axis: int = 0) -> list[nn.Variable]:
         >>> [v.shape for v in unstack(nn.Variable((4, 1, 3)), axis=1)]
         [(4, 3)]
     """
+    check_variable("unstack: x", x)
+    if not is_whole(axis) or not -x.ndim <= axis < x.ndim:
+        raise ValueError(f"unstack needs an axis of x, which has the shape {x.shape}; got {axis!r}.")
     axis %= x.ndim
     if x.shape[axis] == 1:
         return [reshape(x, x.shape[:axis] + x.shape[axis + 1 :])]
@@ -89,8 +95,8 @@ def functions_of(outputs: Iterable[nn.Variable]) -> list[Any]:
     """
     outputs, found = list(outputs), []  # type: ignore[var-annotated]
     if outputs:
-        with nn.auto_forward(False):
-            F.sink(*outputs).visit(found.append)
+        sink = nnabla.function.Sink(nn.get_current_context(), False)(*outputs, auto_forward=False)  # in all modes
+        sink.visit(found.append)
     return found[:-1]  # without the sink
 
 
@@ -109,8 +115,12 @@ def shift(x: nn.Variable, first: nn.Variable | None = None) -> nn.Variable:
         >>> y.forward(); y.d
         array([[0., 1., 2.]], dtype=float32)
     """
+    check_variable("shift: x", x)
+    if x.ndim < 2:
+        raise ValueError(f"shift needs a sequence (B, T, ...); got the shape {x.shape}.")
     if first is None:
         first = F.constant(0, (x.shape[0], *x.shape[2:]))
+    check_variable("shift: first", first)
     if first.shape != (x.shape[0], *x.shape[2:]):
         raise ValueError(
             f"shift needs `first` of shape {(x.shape[0], *x.shape[2:])}, one step of x {x.shape}; got {first.shape}."
@@ -163,7 +173,7 @@ def length_mask(lengths: nn.Variable | np.ndarray | Sequence[int], max_length: i
         max_length: T.
 
     Raises:
-        ValueError: A length is no whole number, or not between 0 and T.
+        ValueError: A length is no whole number, or not between 0 and T; there is none; or T is no number of steps.
 
     Example:
         >>> mask = length_mask([1, 3], 3)
@@ -171,13 +181,15 @@ def length_mask(lengths: nn.Variable | np.ndarray | Sequence[int], max_length: i
         array([[1., 0., 0.],
                [1., 1., 1.]], dtype=float32)
     """
+    check_count("max_length", max_length)
     if not isinstance(lengths, nn.Variable):
         numbers = np.asarray(lengths)
-        if numbers.ndim != 1 or not np.issubdtype(numbers.dtype, np.integer):
+        if numbers.ndim != 1 or not numbers.size or not np.issubdtype(numbers.dtype, np.integer):
             raise ValueError(f"lengths must be whole numbers of shape (B,); got {lengths!r}.")
         if numbers.min(initial=0) < 0 or numbers.max(initial=0) > max_length:
             raise ValueError(f"lengths must lie between 0 and the sequence length T={max_length}; got {numbers.tolist()}.")
         lengths = nn.Variable.from_numpy_array(numbers)
+    check_variable("lengths", lengths)
     if lengths.ndim != 1:
         raise ValueError(f"lengths must have the shape (B,); got {lengths.shape}.")
     with in_float32():
@@ -212,6 +224,7 @@ def sequence_loss(
     logits: nn.Variable,
     targets: nn.Variable,
     weights: nn.Variable | None = None,
+    *,
     reduction: str = "mean",
     ignore_index: int | None = None,
     label_smoothing: float = 0.0,
@@ -220,8 +233,8 @@ def sequence_loss(
 
     Args:
         logits: `(B, T, V)`.
-        targets: Class ids below V, `(B, T)` or `(B, T, 1)`; they are not checked, and of one above V - 1 NNabla reads memory
-            that is not the logits'. A negative one has the loss 0.
+        targets: Class ids, `(B, T)` or `(B, T, 1)`: whole numbers below V. A negative one has the loss 0. On the CPU they are
+            checked when the graph runs; on a device, and in `portable()`, they are not, and NNabla reads foreign memory.
         weights: `(B, T)`, by what each loss is multiplied; a mask has 1 for the steps that count and 0 for the others, where
             logits and targets may be anything. All count by default.
         reduction: "mean" over the steps that count, by their weights (0 where none does); "time_mean", that of each sequence,
@@ -235,7 +248,8 @@ def sequence_loss(
         A scalar `()`, `(B,)` for "time_mean", or `(B, T)` for "none".
 
     Raises:
-        ValueError: Shapes do not fit, the reduction is not known, or label_smoothing is out of its range.
+        ValueError: Shapes do not fit or are empty, the reduction is not known, or label_smoothing is out of its range.
+        SystemError: When it runs, by NNabla, with a ValueError as its cause: a target that counts is no class id.
 
     Example:
         >>> logits, targets = nn.Variable.from_numpy_array(np.zeros((2, 3, 4))), nn.Variable.from_numpy_array(np.ones((2, 3)))
@@ -243,16 +257,13 @@ def sequence_loss(
         >>> loss.forward(); round(float(loss.d), 4)  # log 4
         1.3863
     """
+    check_variable("sequence_loss: logits", logits)
     if logits.ndim != 3:
         raise ValueError(f"sequence_loss needs logits of shape (B, T, V); got {logits.shape}.")
     _check_loss("sequence_loss", "logits", logits, targets, weights, reduction, label_smoothing)
     steps = logits.shape[:2]
-    targets = reshape(targets, steps)
-    weights = _without_ignored(targets, weights, ignore_index)
-    if weights is not None:
-        # What padding holds must not matter: NNabla reads beyond the logits where an id is too large, and a NaN among the
-        # logits would come back in the gradient.
-        targets = where(weights, targets, F.constant(0, steps))
+    targets, weights = _counting("sequence_loss", targets, logits.shape[2], weights, steps, ignore_index)
+    if weights is not None:  # a NaN among the logits of padding would come back in the gradient
         logits = F.where(weights, logits, F.constant(0, logits.shape))
     losses = reshape(F.softmax_cross_entropy(logits, reshape(targets, (*steps, 1)), axis=2), steps)
     if label_smoothing:
@@ -275,6 +286,8 @@ def _check_loss(
         raise ValueError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}; got {reduction!r}.")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be from 0 to below 1; got {label_smoothing}.")
+    for name, v in {of: x, "targets": targets, **({} if weights is None else {"weights": weights})}.items():
+        check_variable(f"{who}: {name}", v)
     steps = x.shape[:-1]
     if targets.shape not in (steps, (*steps, 1)):
         raise ValueError(f"{who} needs targets of shape {steps} for {of} {x.shape}; got {targets.shape}.")
@@ -282,12 +295,18 @@ def _check_loss(
         raise ValueError(f"{who} needs weights of shape {steps} for {of} {x.shape}; got {weights.shape}.")
 
 
-def _without_ignored(targets: nn.Variable, weights: nn.Variable | None, ignore_index: int | None) -> nn.Variable | None:
-    if ignore_index is None:
-        return weights
-    with in_float32():
-        counts = F.not_equal_scalar(targets, ignore_index)
-        return counts if weights is None else weights * counts
+def _counting(
+    who: str, targets: nn.Variable, classes: int, weights: nn.Variable | None, steps: tuple, ignore_index: int | None
+) -> tuple[nn.Variable, nn.Variable | None]:
+    """The targets `(B, T)`, checked where they count, 0 elsewhere, and by what each loss is multiplied."""
+    targets = reshape(targets, steps)
+    if ignore_index is not None:
+        with in_float32():
+            counts = F.not_equal_scalar(targets, ignore_index)
+            weights = counts if weights is None else weights * counts
+    if weights is not None:
+        targets = where(weights, targets, F.constant(0, steps))
+    return checked_ids(targets, classes, f"{who}: a target", negative=True), weights
 
 
 def _reduce(losses: nn.Variable, weights: nn.Variable | None, reduction: str) -> nn.Variable:
@@ -322,10 +341,11 @@ def linear_cross_entropy(
     bias: nn.Variable | None,
     targets: nn.Variable,
     weights: nn.Variable | None = None,
-    ignore_index: int | None = None,
+    *,
     reduction: str = "mean",
-    transpose: bool = False,
+    ignore_index: int | None = None,
     label_smoothing: float = 0.0,
+    transpose: bool = False,
 ) -> nn.Variable:
     """Computes an output layer and its softmax cross entropy in one, in nats: what `sequence_loss` gives of its logits.
 
@@ -336,20 +356,18 @@ def linear_cross_entropy(
         h: `(B, T, D)`, or any `(..., D)`.
         weight: `(D, V)`.
         bias: `(V,)`, or None.
-        targets: Class ids below V, `(B, T)` or `(B, T, 1)`. A negative one has the loss 0.
+        targets: Class ids, `(B, T)` or `(B, T, 1)`, as in `sequence_loss`.
         weights: `(B, T)`, by what each loss is multiplied; a mask has 1 for the steps that count and 0 for the others, where h
             and the targets may be anything. All count by default.
-        ignore_index: Steps of this target do not count.
         reduction: As in `sequence_loss`; "batch_mean" is the sum averaged over the first axis.
+        ignore_index, label_smoothing: As in `sequence_loss`.
         transpose: weight is `(V, D)`, such as that of an embedding.
-        label_smoothing: As in `sequence_loss`.
 
     Returns:
         A scalar `()`, `(B,)` for "time_mean", or `(B, T)` for "none".
 
     Raises:
-        ValueError: Shapes do not fit, the reduction is not known, or label_smoothing is out of its range.
-        SystemError: When it runs, by NNabla, with the cause "targets below the V classes", for a target >= V.
+        ValueError, SystemError: As `sequence_loss`.
 
     Example:
         >>> h, weight, targets = (nn.Variable.from_numpy_array(np.ones(s)) for s in ((2, 3, 5), (5, 4), (2, 3)))
@@ -358,21 +376,25 @@ def linear_cross_entropy(
         1.3863
     """
     _check_loss("linear_cross_entropy", "h", h, targets, weights, reduction, label_smoothing)
-    width, classes = reversed(weight.shape) if transpose else weight.shape
-    if width != h.shape[-1] or (bias is not None and bias.shape != (classes,)):
-        expected = ("(V, D)" if transpose else "(D, V)") + ("" if bias is None else " and a bias (V,)")
-        given = f"{weight.shape}" + ("" if bias is None else f" and {bias.shape}")
-        raise ValueError(f"linear_cross_entropy needs a weight {expected} for h {h.shape}; got {given}.")
-    steps = h.shape[:-1]
-    targets = reshape(targets, steps)
-    weights = _without_ignored(targets, weights, ignore_index)
-    if weights is not None:
-        h, targets = without_padding(weights, h), where(weights, targets, F.constant(0, steps))
+    _check_output_layer(h, weight, bias, transpose)
+    classes = weight.shape[0 if transpose else 1]
+    targets, weights = _counting("linear_cross_entropy", targets, classes, weights, h.shape[:-1], ignore_index)
+    h = without_padding(weights, h)
     losses = _linear_losses(h, weight, bias, targets, transpose)
     if label_smoothing:
         with in_float32():
             losses = losses + label_smoothing * _above_the_mean(h, weight, bias, targets, transpose)
     return _reduce(losses, weights, reduction)
+
+
+def _check_output_layer(h: nn.Variable, weight: nn.Variable, bias: nn.Variable | None, transpose: bool) -> None:
+    for name, v in {"weight": weight, **({} if bias is None else {"bias": bias})}.items():
+        check_variable(f"linear_cross_entropy: the {name}", v)
+    width, classes = (weight.shape[::-1] if transpose else weight.shape) if weight.ndim == 2 else (None, None)
+    if width != h.shape[-1] or (bias is not None and bias.shape != (classes,)):
+        expected = ("(V, D)" if transpose else "(D, V)") + ("" if bias is None else " and a bias (V,)")
+        given = f"{weight.shape}" + ("" if bias is None else f" and {bias.shape}")
+        raise ValueError(f"linear_cross_entropy needs a weight {expected} for h {h.shape}; got {given}.")
 
 
 def _above_the_mean(

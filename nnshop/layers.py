@@ -9,13 +9,16 @@ from typing import Any, Callable
 import nnabla as nn
 import nnabla.functions as F
 
+from .building import building
 from .cells import GRUCell, LSTMCell, SimpleRNNCell
-from .core import AbstractCell, Tree, batch_size_of, check_state, output_shape, shapes, tree_leaves, tree_map
+from .checks import check_flag, check_variable
+from .core import AbstractCell, Tree, batch_size_of, check_state, check_variables, output_shape, shapes, tree_leaves, tree_map
 from .execution import iterate, run
 from .execution.running import check_cell
-from .execution.ways import check_variables
 from .functions import faster, reshape, swap_time
-from .parameters import clean_after_error
+from .owners import check_owners
+from .parametric_functions import checking
+from .sharing import sharing_is_meant
 
 
 def lstm(
@@ -117,6 +120,7 @@ def simple_rnn(
 SimpleRNN, LSTM, GRU = simple_rnn, lstm, gru  # the spellings of Keras, and of the posts that brought them to NNabla
 
 
+@building()
 def _layer(
     scope: str,
     cell: AbstractCell,
@@ -131,7 +135,10 @@ def _layer(
     name: str | None,
 ) -> Any:
     _check_sequence(scope, x)
-    with nn.parameter_scope(f"{name}/{scope}" if name else scope):
+    flags = {"return_sequences": return_sequences, "return_state": return_state, "go_backwards": go_backwards}
+    for flag, value in flags.items():
+        check_flag(flag, value)
+    with nn.parameter_scope(f"{name}/{scope}" if name else scope), sharing_is_meant(bool(name)):
         ys, state = run(cell, x, initial_state, mask=mask, lengths=lengths, reverse=go_backwards, way=way)
     if not return_sequences:
         y = last_output(ys, go_backwards)
@@ -141,11 +148,9 @@ def _layer(
 
 
 def _check_sequence(who: str, x: nn.Variable) -> None:
-    check_variables(x)
-    if not isinstance(x, nn.Variable):
-        raise TypeError(f"{who} takes one Variable (B, T, D); got {type(x).__name__}.")
-    if x.ndim != 3 or x.shape[2] == 0:
-        hint = {2: "Embed ids first, with PF.embed.", 3: "D must be at least 1."}.get(x.ndim, "Flatten each step first.")
+    check_variable(f"{who}: the sequence", x)
+    if x.ndim != 3:
+        hint = "Embed ids first, with nnshop.embed." if x.ndim == 2 else "Flatten each step first."
         raise ValueError(f"{who} takes sequences of shape (B, T, D); got {x.shape}. {hint}")
 
 
@@ -163,7 +168,7 @@ MERGES: dict[str, Callable[[nn.Variable, nn.Variable], nn.Variable]] = {
 }
 
 
-@clean_after_error()
+@building()
 def bidirectional(
     x: Tree,
     cell: AbstractCell,
@@ -200,7 +205,7 @@ def bidirectional(
 
     Raises:
         ValueError: The merge mode is not known, outputs of two widths are to be merged other than by "concat" or "none",
-            initial_state is no pair, or what `nnshop.run` raises.
+            initial_state is no pair, both directions are of one layer that owns its weights, or what `nnshop.run` raises.
 
     References:
         M. Schuster, K. Paliwal, Bidirectional recurrent neural networks, 1997.
@@ -214,6 +219,7 @@ def bidirectional(
     cells = (cell, cell if backward_cell is None else backward_cell)
     for part in cells:
         check_cell(part)
+    check_owners("bidirectional", cells)
     if backward_cell is not None and merge_mode in MERGES and merge_mode != "concat":
         _check_widths(merge_mode, x, *cells)
     if initial_state is None:
@@ -224,7 +230,7 @@ def bidirectional(
         if state is not None:
             check_state(part, "needs", state, batch_size_of(x))
     ys, states = [], []
-    with nn.parameter_scope(name or ""):
+    with nn.parameter_scope(name or ""), sharing_is_meant(bool(name)):
         for scope, one, state, reverse in zip(("forward", "backward"), cells, initial_state, (False, True)):
             with nn.parameter_scope(scope):
                 y, after = run(one, x, state, mask=mask, lengths=lengths, reverse=reverse, way=way)
@@ -306,13 +312,13 @@ class TimeDistributed:
             raise TypeError(
                 f"fold is True or False; got {fold!r}. Arguments for the function go to the call, after the sequence."
             )
+        update_wrapper(self, function, updated=())  # its name and text; what else it has is not this one's
         self.function, self.fold = function, fold
-        update_wrapper(self, function)
 
     def __reduce__(self) -> tuple:
         return TimeDistributed, (self.function, self.fold)
 
-    @clean_after_error()
+    @building()
     def __call__(self, x: nn.Variable, *arguments: Any, **options: Any) -> Any:
         arguments = (each(x), *arguments)
         marked = [v for v in (*arguments, *options.values()) if isinstance(v, each)]
@@ -325,7 +331,7 @@ class TimeDistributed:
             value = iter(values)
             put = lambda v: next(value) if isinstance(v, each) else v  # noqa: E731
             # A list: of a lazy map Python would take the values only after those of the options.
-            y = self.function(*[put(v) for v in arguments], **{key: put(v) for key, v in options.items()})
+            y = checking(self.function)(*[put(v) for v in arguments], **{key: put(v) for key, v in options.items()})
             y = tuple(y) if isinstance(y, list) else y
             _check_rows(self.function, values[0].shape[0], y)
             return y
@@ -336,8 +342,6 @@ class TimeDistributed:
 def _common_steps(sequences: tuple[nn.Variable, ...]) -> tuple[int, int]:
     if any(v.ndim < 2 for v in sequences) or len({v.shape[:2] for v in sequences}) > 1:
         raise ValueError(f"TimeDistributed needs sequences (B, T, ...) of one (B, T); got {shapes(sequences)}.")
-    if 0 in sequences[0].shape[:2]:
-        raise ValueError(f"TimeDistributed needs at least one row and one step; got {shapes(sequences)}.")
     return sequences[0].shape[:2]
 
 

@@ -1,4 +1,4 @@
-"""Care for NNabla's parameter scopes: building without a trace, and without new parameters."""
+"""Care for NNabla's parameter scopes: names, building without a trace, and without new parameters."""
 
 from __future__ import annotations
 
@@ -8,14 +8,53 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import accumulate
-from typing import Any
+from traceback import walk_tb
+from typing import Any, NamedTuple
 
 import nnabla as nn
 import numpy as np
 from nnabla.initializer import ConstantInitializer
 from nnabla.parameter import get_parameter_or_create
 
+from .blocks import Blocks
+
 MOST_SCOPES = 100  # one in the other; NNabla's functions on parameters end at Python's limit of recursion
+
+
+class New(NamedTuple):
+    """A parameter that was made."""
+
+    scope: dict
+    key: str
+
+    def name(self) -> str | None:
+        """Its full name; None where it is not, or no more, below the root."""
+        path = path_of(self.scope, nn.parameter.root_scope) if self.key in self.scope else None
+        return None if path is None else join(path, self.key)
+
+
+NEW: Blocks[list[New]] = Blocks("notes of new parameters")
+_ROOTS: Blocks[dict] = Blocks("scratch scopes")
+_set_parameter = nn.parameter.set_parameter
+
+
+def _noting(key: str, param: nn.Variable) -> None:
+    """NNabla's function, which notes what is new: in the blocks of the thread that makes it, and in no other's."""
+    scope = nn.parameter.get_current_parameter_scope()
+    is_new = "/" not in key and key not in scope  # of a path NNabla calls this again, in the scope
+    _set_parameter(key, param)
+    if is_new:
+        for made in NEW.values():
+            made.append(New(scope, key))
+
+
+nn.parameter.set_parameter = _noting  # once and for all; NNabla makes all parameters by it
+
+
+def remove(made: list[New]) -> None:
+    """Removes parameters that were made."""
+    for new in made:
+        new.scope.pop(new.key, None)
 
 
 @contextmanager
@@ -25,11 +64,13 @@ def scratch(stand_ins: bool = False) -> Iterator[None]:
     Args:
         stand_ins: The block finds the parameters that the open scope has, as other Variables on the same arrays; else none.
     """
-    scope = _stand_ins(nn.parameter.get_current_parameter_scope()) if stand_ins else OrderedDict()
+    present = _stand_ins(nn.parameter.get_current_parameter_scope()) if stand_ins else {}
     random_state = nn.random.prng.get_state()
     try:
-        with nn.parameter_scope("", scope=scope), nn.auto_forward(False):
-            yield
+        with _ROOTS.open(OrderedDict()) as root, nn.parameter_scope(current_path() or "", scope=root) as scope:
+            scope.update(present)
+            with named_in_full(), nn.auto_forward(False):
+                yield
     finally:
         nn.random.prng.set_state(random_state)
 
@@ -46,8 +87,16 @@ def _stand_in(parameter: nn.Variable) -> nn.Variable:
 
 def all_parameters() -> dict[str, nn.Variable]:
     """Returns all parameters by their full names, whatever scope is open, also those that get no gradient."""
-    with nn.parameter_scope("", scope=nn.parameter.root_scope):
-        return dict(nn.get_parameters(grad_only=False))
+    return dict(_parameters_in(nn.parameter.root_scope, ""))
+
+
+def _parameters_in(scope: dict, path: str) -> Iterator[tuple[str, nn.Variable]]:
+    """Yields what is in a scope by name; NNabla's own way opens the scopes, which other threads would see."""
+    for key, v in list(scope.items()):  # a copy, as another thread may make more
+        if isinstance(v, dict):
+            yield from _parameters_in(v, join(path, key))
+        else:
+            yield join(path, key), v
 
 
 def put_parameters(values: Mapping[str, np.ndarray]) -> None:
@@ -146,6 +195,8 @@ class _Only(OrderedDict):
 def no_new_parameters() -> Iterator[None]:
     """Turns a misspelt parameter scope into an error, where a graph must use weights that exist.
 
+    It counts for its own thread: what another one makes meanwhile is neither removed nor an error.
+
     Raises:
         ValueError: At the end of the block, if parameters were made in it. They are removed again, after an exception too.
 
@@ -159,37 +210,20 @@ def no_new_parameters() -> Iterator[None]:
         ValueError: no_new_parameters: the block made outptu/affine/W (did you mean output/affine/W?), \
 outptu/affine/b (did you mean output/affine/b?). A graph on trained weights must name their scopes.
     """
-    known = all_parameters()
+    made: list[New] = []
+    names: list[str] = []
     try:
-        yield
+        with NEW.open(made):
+            yield
     finally:
-        new = _remove_all_but(known)
-    if not new:
-        return
-    named = [name + _suggest(name, known) for name in new]
-    raise ValueError(
-        f"no_new_parameters: the block made {', '.join(named)}. A graph on trained weights must name their scopes."
-    )
-
-
-@contextmanager
-def clean_after_error() -> Iterator[None]:
-    """Removes the parameters that a call made before it found a mistake; also a decorator."""
-    known = all_parameters()
-    try:
-        yield
-    except BaseException:
-        _remove_all_but(known)
-        raise
-
-
-def _remove_all_but(known: dict[str, nn.Variable]) -> list[str]:
-    """Removes the parameters that are not among these, and returns their names."""
-    new = [name for name in all_parameters() if name not in known]
-    with nn.parameter_scope("", scope=nn.parameter.root_scope):
-        for name in new:
-            nn.parameter.pop_parameter(name)
-    return new
+        names = [name for name in (new.name() for new in made) if name is not None]
+        remove(made)
+    if names:
+        known = all_parameters()
+        named = [name + _suggest(name, known) for name in names]
+        raise ValueError(
+            f"no_new_parameters: the block made {', '.join(named)}. A graph on trained weights must name their scopes."
+        )
 
 
 def _suggest(name: str, known: dict[str, nn.Variable]) -> str:
@@ -199,14 +233,68 @@ def _suggest(name: str, known: dict[str, nn.Variable]) -> str:
 
 def current_path() -> str | None:
     """Returns the path of the open parameter scope from the root, "" at the root; None in a dictionary of one's own."""
-    return _path_of(nn.parameter.get_current_parameter_scope(), nn.parameter.root_scope)
+    return path_of(nn.parameter.get_current_parameter_scope(), nn.parameter.root_scope)
 
 
-def _path_of(wanted: dict, scope: dict) -> str | None:
+def path_of(wanted: Any, scope: dict) -> str | None:
+    """Finds a scope or a parameter, itself, in a scope, and returns its path from there; None where it is not in it."""
     if scope is wanted:
         return ""
-    for name, child in scope.items():
-        path = _path_of(wanted, child) if isinstance(child, dict) else None
+    for key, v in list(scope.items()):
+        if v is wanted:
+            return key
+        path = path_of(wanted, v) if isinstance(v, dict) else None
         if path is not None:
-            return f"{name}/{path}" if path else name
+            return join(key, path)
     return None
+
+
+def join(*parts: str | None) -> str:
+    """Joins scopes and names that are there.
+
+    Example:
+        >>> join("", "encoder", None, "W")
+        'encoder/W'
+    """
+    return "/".join(filter(None, parts))
+
+
+@contextmanager
+def named_in_full() -> Iterator[None]:
+    """Says what NNabla says of a parameter in other words: which one, by its full name, and what to do."""
+    try:
+        yield
+    except (ValueError, AssertionError) as error:
+        message = _clash(error)
+        if message is None:
+            raise
+        raise ValueError(message) from error
+
+
+def _clash(error: Exception) -> str | None:
+    """What is wrong where NNabla's own functions for parameters raised this; None where others did."""
+    *_, (frame, _) = walk_tb(error.__traceback__)
+    where, seen = frame.f_code.co_name, frame.f_locals
+    if frame.f_code.co_filename != nn.parameter.__file__ or (where, type(error)) not in _FOUND:
+        return None
+    found = seen[_FOUND[where, type(error)]]
+    name = path_of(found, [nn.parameter.root_scope, *_ROOTS.values()][-1]) or seen.get("name", seen.get("key"))
+    if where == "get_parameter_or_create":
+        return (
+            f"the parameter {name} has the shape {found.shape}, and {tuple(seen['shape'])} is wanted here. Weights are found "
+            "by name: in one scope, layers and cells without a name share theirs. Give one of them name=, or open a "
+            "nn.parameter_scope for it."
+        )
+    is_there, wanted = ("scope", "parameter") if isinstance(found, dict) else ("parameter", "scope")
+    return (
+        f"{name} is a {is_there}, and a {wanted} of that name is wanted here: one layer or cell has the name of another's "
+        "weight. Give it another name=, or open a nn.parameter_scope for it."
+    )
+
+
+# NNabla's functions that raise where a name is taken, and which of their variables is what they found there.
+_FOUND = {
+    ("get_parameter_or_create", ValueError): "param",
+    ("get_parameter", AssertionError): "param",
+    ("parameter_scope", AssertionError): "scope",
+}

@@ -11,14 +11,18 @@ from typing import Any, Callable
 
 import nnabla as nn
 import nnabla.functions as F
+import nnabla.parametric_functions as PF
 import numpy as np
 from nnabla.initializer import ConstantInitializer, UniformInitializer, calc_uniform_lim_glorot
 from nnabla.parameter import get_parameter_or_create
 from nnabla.parametric_functions import parametric_function_api
 
+from .building import building
+from .checks import check_sizes, check_variable
 from .functions import activation as find_activation
 from .functions import linear_cross_entropy as linear_losses
 from .functions import reshape
+from .ids import checked_ids
 
 _X2H = ("x2h/W", "Weights from the input, gates side by side", "(D, G * H)", True)
 _H2H = ("h2h/W", "Weights from the last output, gates side by side", "(H, G * H)", True)
@@ -27,16 +31,17 @@ _B = ("b", "Biases, gates side by side", "(G * H,)", True)
 
 def _check_step(who: str, units: int, x: nn.Variable, **states: tuple[nn.Variable, int]) -> None:
     """Raises ValueError unless units is positive, x is one step `(B, D)`, and each state is `(B, its width)`."""
-    if units < 1:
-        raise ValueError(f"{who} needs units >= 1; got {units}.")
+    check_sizes(who, units=units)
     check_input(who, x)
     for name, (state, width) in states.items():
+        check_variable(f"{who}: {name}", state)
         if state.shape != (x.shape[0], width):
             raise ValueError(f"{who} needs {name} of shape {(x.shape[0], width)} for x {x.shape}; got {state.shape}.")
 
 
 def check_input(who: str, x: nn.Variable) -> None:
     """Raises ValueError, in which `who` begins the message, unless x is one step `(B, D)`."""
+    check_variable(f"{who}: x", x)
     if x.ndim != 2:
         raise ValueError(
             f"{who} takes one step of shape (B, D); got {x.shape}. "
@@ -95,6 +100,7 @@ def gate_weights(
     return GateWeights(x2h, h2h, b)
 
 
+@building()
 @parametric_function_api("", [_X2H, _H2H, _B])
 def simple_rnn_cell(
     x: nn.Variable,
@@ -144,6 +150,7 @@ def simple_rnn_recurrence(x2h: nn.Variable, h: nn.Variable, w: GateWeights, acti
     return find_activation(activation)(x2h + F.affine(h, w.h2h))
 
 
+@building()
 @parametric_function_api(
     "",
     [
@@ -265,6 +272,7 @@ def with_forget_bias(init: Any, units: int, forget_bias: float) -> Any:
     return initialize
 
 
+@building()
 @parametric_function_api("", [_X2H, _H2H, _B, ("h2h/b", "With reset_after: the bias of n from the last output", "(H,)", True)])
 def gru_cell(
     x: nn.Variable,
@@ -352,6 +360,7 @@ def gru_h2h_bias(units: int, fix_parameters: bool = False) -> nn.Variable:
     return _bias("h2h/b", units, None, fix_parameters)
 
 
+@building()
 @parametric_function_api(
     "affine", [("W", "Weights of the output layer", "(D, V)", True), ("b", "Biases of the classes", "(V,)", True)]
 )
@@ -360,14 +369,15 @@ def linear_cross_entropy(
     targets: nn.Variable,
     n_classes: int,
     weights: nn.Variable | None = None,
-    ignore_index: int | None = None,
+    *,
     reduction: str = "mean",
+    ignore_index: int | None = None,
+    label_smoothing: float = 0.0,
     w_init: Any = None,
     b_init: Any = None,
     fix_parameters: bool = False,
     rng: np.random.RandomState | None = None,
     with_bias: bool = True,
-    label_smoothing: float = 0.0,
 ) -> nn.Variable:
     """Computes an output layer and its softmax cross entropy in one; the weights are those of `PF.affine` of the same name.
 
@@ -379,13 +389,12 @@ def linear_cross_entropy(
         targets (~nnabla.Variable): Class ids, `(B, T)` or `(B, T, 1)`.
         n_classes (int): V.
         weights (~nnabla.Variable): `(B, T)`, by what each loss is multiplied, such as a mask.
-        ignore_index (int): Steps of this target do not count.
         reduction (str): "mean", "time_mean", "batch_mean", "sum" or "none", see `nnshop.sequence_loss`.
+        ignore_index (int), label_smoothing (float): As in `nnshop.sequence_loss`.
         w_init, b_init (initializer or ~numpy.ndarray): As in `PF.affine`.
         fix_parameters (bool): The weights get no gradient.
         rng (~numpy.random.RandomState): Draws the default weights.
         with_bias (bool): False leaves b out.
-        label_smoothing (float): As in `nnshop.sequence_loss`.
 
     Returns:
         ~nnabla.Variable: A scalar `()`, `(B,)` for "time_mean", or `(B, T)` for "none".
@@ -395,11 +404,54 @@ def linear_cross_entropy(
         >>> linear_cross_entropy(h, targets, 10, name="output").shape, list(nn.get_parameters())
         ((), ['output/affine/W', 'output/affine/b'])
     """
-    if n_classes < 1:
-        raise ValueError(f"linear_cross_entropy needs n_classes >= 1; got {n_classes}.")
+    check_sizes("linear_cross_entropy", n_classes=n_classes)
+    check_variable("linear_cross_entropy: h", h)
     w = _weight("W", (h.shape[-1], n_classes), 1, w_init, fix_parameters, rng)
     b = _bias("b", n_classes, b_init, fix_parameters) if with_bias else None
-    return linear_losses(h, w, b, targets, weights, ignore_index, reduction, label_smoothing=label_smoothing)
+    options: dict[str, Any] = {"reduction": reduction, "ignore_index": ignore_index, "label_smoothing": label_smoothing}
+    return linear_losses(h, w, b, targets, weights, **options)
+
+
+def embed(
+    x: nn.Variable,
+    n_inputs: int,
+    n_features: int,
+    initializer: Any = None,
+    fix_parameters: bool = False,
+    apply_w: Callable | None = None,
+    name: str | None = None,
+) -> nn.Variable:
+    """Looks ids up in a table: `PF.embed`, on the same weights, which checks the ids.
+
+    `nnshop.lift`, `TimeDistributed` and RecurrentShop's `add` take this one where they are given `PF.embed`. On the CPU ids are
+    checked when the graph runs; on a device, and in `portable()`, they are not, and NNabla reads foreign memory.
+
+    Args:
+        x (~nnabla.Variable): Ids from 0 to n_inputs - 1, any shape.
+        n_inputs (int): How many ids there are.
+        n_features (int): The width of the table.
+        initializer, fix_parameters, apply_w, name: As in `PF.embed`.
+
+    Returns:
+        ~nnabla.Variable: The shape of x, and one more axis of the table's width.
+
+    Raises:
+        ValueError: A size is no positive number, or x is empty.
+        SystemError: When it runs, by NNabla, with a ValueError as its cause: a number that is no id.
+
+    Example:
+        >>> embed(nn.Variable((4, 7)), 10, 3).shape, list(nn.get_parameters())
+        ((4, 7, 3), ['embed/W'])
+    """
+    check_variable("embed: x", x)
+    check_sizes("embed", n_inputs=n_inputs, n_features=n_features)
+    ids = checked_ids(x, n_inputs, "embed: an id")
+    return PF.embed(ids, n_inputs, n_features, initializer, fix_parameters, apply_w, name=name)
+
+
+def checking(function: Callable) -> Callable:
+    """Our own function in place of NNabla's, where there is one that checks what it is fed."""
+    return embed if function is PF.embed else function
 
 
 def split_gates(gates: nn.Variable, units: int) -> list[nn.Variable]:

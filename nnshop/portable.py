@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
-from types import SimpleNamespace
 
-# The blocks themselves, not how many: those of generators end in any order, and in another thread than they began in.
-_BLOCKS: ContextVar[tuple[SimpleNamespace, ...]] = ContextVar("portable", default=())
+from .blocks import Blocks
+
+_PORTABLE: Blocks[bool] = Blocks("portable")
 
 
 @contextmanager
@@ -27,14 +26,10 @@ def portable() -> Iterator[None]:
         >>> "Callback" in kinds  # NNabla's name for a function that is computed in Python
         False
     """
-    block = SimpleNamespace(open=True)
-    _BLOCKS.set((*(other for other in _BLOCKS.get() if other.open), block))
-    try:
+    with _PORTABLE.open(True):
         yield
-    finally:
-        block.open = False
 
 
 def is_portable() -> bool:
     """Whether only ordinary NNabla functions may be built here."""
-    return any(block.open for block in _BLOCKS.get())
+    return bool(_PORTABLE.values())

@@ -11,7 +11,8 @@ import nnabla.functions as F
 from nnabla.initializer import ConstantInitializer, UniformInitializer, calc_uniform_lim_glorot
 from nnabla.parameter import get_parameter_or_create
 
-from .core import Tree, is_whole
+from .checks import check_given_sizes, check_sizes
+from .core import Tree
 from .functions import faster, reshape
 
 
@@ -59,13 +60,6 @@ class Score(ABC):
 def weight(name: str, shape: tuple[int, ...], init: Any = None) -> nn.Variable:
     """Makes a weight in the open scope, or finds it there. A matrix is drawn by Glorot's uniform rule by default."""
     return get_parameter_or_create(name, shape, UniformInitializer(calc_uniform_lim_glorot(*shape)) if init is None else init)
-
-
-def check_sizes(who: str, **sizes: int | None) -> None:
-    """Raises ValueError, "who needs ...", unless each size is a positive number, or None."""
-    for name, size in sizes.items():
-        if size is not None and not (is_whole(size) and size > 0):
-            raise ValueError(f"{who} needs {name} >= 1, a whole number; got {size!r}.")
 
 
 class _Product(Score):
@@ -194,7 +188,7 @@ class Concat(Score):
     normalize: bool = False
 
     def __post_init__(self) -> None:
-        check_sizes("Concat", units=self.units)
+        check_given_sizes("Concat", units=self.units)
 
     def prepare(self, memory: nn.Variable) -> _Projected:
         return _project(memory, self.units or memory.shape[2], self.normalize)
@@ -236,7 +230,8 @@ class Location(Score):
     cumulates: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        check_sizes("Location", units=self.units, filters=self.filters, kernel_size=self.kernel_size)
+        check_given_sizes("Location", units=self.units)
+        check_sizes("Location", filters=self.filters, kernel_size=self.kernel_size)
         if self.kernel_size % 2 == 0:
             raise ValueError(f"{self} needs an odd kernel_size, as many positions before as behind; got {self.kernel_size}.")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,20 @@ import numpy as np
 import pytest
 from measuring import constant
 
-from nnshop import Cell, GRUCell, LSTMCell, SimpleRNNCell, StateSpec, lift, output_shape, residual, run, stack
+from nnshop import (
+    Cell,
+    GRUCell,
+    LSTMCell,
+    RecurrentSequential,
+    SimpleRNNCell,
+    StateSpec,
+    lift,
+    output_shape,
+    residual,
+    run,
+    stack,
+    sync,
+)
 from nnshop.combinators import Lifted, Residual, Stack
 
 
@@ -90,7 +104,7 @@ def test_what_is_no_cell_is_named(part: Any) -> None:
 
 
 def test_residual_of_another_width_names_both() -> None:
-    with pytest.raises(ValueError, match=r"output of the input's shape \(2, 5, 3\); LSTMCell\(4\) gives \(2, 5, 4\)"):
+    with pytest.raises(ValueError, match=r"output of the input's shape \(2, 3\); LSTMCell\(4\) gives \(2, 4\)"):
         run(residual(LSTMCell(4)), nn.Variable((2, 5, 3)))
 
 
@@ -133,3 +147,17 @@ def test_names_that_would_share_weights_by_accident_are_refused() -> None:
 def test_residual_takes_a_cell() -> None:
     with pytest.raises(TypeError, match=r"residual takes a cell; got 3"):
         residual(3)
+
+
+@pytest.mark.parametrize("join", [stack, sync])
+def test_parts_that_own_their_weights_are_of_different_layers(join: Callable) -> None:
+    def rnn() -> RecurrentSequential:
+        made = RecurrentSequential()
+        made.add(GRUCell(3))
+        return made
+
+    one = rnn()
+    with pytest.raises(ValueError, match="two of its cells are of RecurrentSequential"):
+        join(one.get_cell(), residual(one.get_cell()))
+    run(join(one.get_cell(), rnn().get_cell()), nn.Variable((2, 5, 3)))
+    assert len(nn.get_parameters()) == 8

@@ -95,16 +95,16 @@ def test_initial_state_draws_anew_each_time() -> None:
     assert not np.allclose(cell.initial_state(2).d, cell.initial_state(2).d)
 
 
-@pytest.mark.parametrize("batch", [0, -1])
+@pytest.mark.parametrize("batch", [0, -1, 2.5, True])
 def test_a_batch_has_a_row(batch: int) -> None:
-    with pytest.raises(ValueError, match=f"at least 1; got {batch}"):
+    with pytest.raises(ValueError, match=f"1 or more; got {batch}"):
         LSTMCell(3).initial_state(batch)
 
 
 @pytest.mark.parametrize("make", [LSTMCell, GRUCell, SimpleRNNCell])
-@pytest.mark.parametrize("units", [0, -3, 2.0, "8", None, (4,)])
+@pytest.mark.parametrize("units", [0, -3, 2.0, "8", None, (4,), True, 2**31, 10**30])
 def test_units_are_a_positive_number(make: Any, units: Any) -> None:
-    with pytest.raises(ValueError, match=rf"{make.__name__} needs units >= 1, a whole number; got "):
+    with pytest.raises(ValueError, match=rf"{make.__name__} needs units (>= 1, a whole number|< 2 \*\* 31, .*); got "):
         make(units)
 
 
@@ -296,7 +296,7 @@ def test_output_shape_cleans_up_after_an_error() -> None:
             r"a cell is what LSTMCell\(8\), stack\(...\) or lift\(function\) returns",
         ),
         (lambda: bidirectional(nn.Variable((2, 5, 3)), GRUCell(4), 8), r"a cell is what .* returns; got 8"),
-        (lambda: lstm((nn.Variable((2, 5, 3)),) * 2, 8), r"lstm takes one Variable \(B, T, D\); got tuple"),
+        (lambda: lstm((nn.Variable((2, 5, 3)),) * 2, 8), "lstm: the sequence must be a Variable; got tuple"),
     ],
 )
 def test_what_is_no_cell_or_input_is_a_type_error(make: Callable, match: str) -> None:
@@ -309,9 +309,15 @@ def test_what_is_no_cell_or_input_is_a_type_error(make: Callable, match: str) ->
     ("make", "match"),
     [
         (lambda: run(GRUCell(8), nn.Variable((4, 5, 3)), np.zeros((4, 8))), r"needs a state of shapes \(4, 8\); got ndarray"),
-        (lambda: lstm(nn.Variable((4, 7, 0)), 8), r"D must be at least 1"),
+        (
+            lambda: lstm(nn.Variable((4, 7, 0)), 8),
+            r"must not be empty: each size must be at least 1; got the shape \(4, 7, 0\)",
+        ),
         (lambda: gru_cell(nn.Variable((4, 3)), nn.Variable((1, 8)), 8), r"gru_cell needs h of shape \(4, 8\).*got \(1, 8\)"),
-        (lambda: lstm_cell(nn.Variable((4, 3)), *[nn.Variable((4, 8))] * 2, 0), r"lstm_cell needs units >= 1; got 0"),
+        (
+            lambda: lstm_cell(nn.Variable((4, 3)), *[nn.Variable((4, 8))] * 2, 0),
+            r"lstm_cell needs units >= 1, a whole number; got 0",
+        ),
         (lambda: lstm(nn.Variable((4, 7, 3)), 8, w_init=np.ones((3, 8))), r"array for x2h/W must have the shape \(3, 32\)"),
         (
             lambda: lstm(nn.Variable((4, 7, 3)), 8, b_init=np.ones(8), forget_bias=1.0),
@@ -333,3 +339,26 @@ def test_no_new_parameters_cleans_up_after_an_exception() -> None:
     with pytest.raises(RuntimeError, match="on the way"):
         fail()
     assert not nn.get_parameters()
+
+
+class WithOption(AbstractCell):
+    """A cell whose option stands in an `__init__`."""
+
+    def __init__(self, hidden_dim: int = 8) -> None:
+        self.hidden_dim = hidden_dim
+
+    @property
+    def state(self) -> StateSpec:
+        return StateSpec((self.hidden_dim,))
+
+    def step(self, x: nn.Variable, state: nn.Variable) -> tuple[nn.Variable, nn.Variable]:
+        return state, state
+
+
+def test_an_option_that_is_no_field_is_refused() -> None:
+    class Inherits(WithOption):
+        pass
+
+    for kind in (WithOption, Inherits):
+        with pytest.raises(TypeError, match=r"its __init__ takes hidden_dim, which is no field.*`hidden_dim: \.\.\. = "):
+            kind(4)

@@ -133,13 +133,13 @@ def assert_same(actual: Decoded, expected: Decoded, rtol: float = 1e-5) -> None:
 def counting(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Collects a number for each step that is computed."""
     counted: list[int] = []
-    call = Step.__call__
+    call = Step.go_on
 
     def noted(self: Step, *arguments: Any) -> Any:
         counted.append(len(counted))
         return call(self, *arguments)
 
-    monkeypatch.setattr(Step, "__call__", noted)
+    monkeypatch.setattr(Step, "go_on", noted)
     return counted
 
 
@@ -538,6 +538,30 @@ def test_a_seed_makes_the_same_texts() -> None:
     assert first != second
 
 
+LIMITS = np.finfo(np.float32)
+
+
+def test_one_rule_for_temperatures_tested_at_its_edges() -> None:
+    """Both draw at the lowest and the highest number that 32 bits hold, and refuse those beyond."""
+    cell, rows = scripted(LOGITS[np.newaxis, np.newaxis].repeat(7, axis=1)), 500
+
+    def drawn_in_the_graph(temperature: Any) -> np.ndarray:
+        own = decode(cell, 0, "sample", temperature)
+        return values(run(own, None, own.initial_state(rows), length=1)[1][1])[0]
+
+    def drawn_outside(temperature: Any) -> np.ndarray:
+        return sample(cell, 0, max_length=1, batch_size=rows, temperature=temperature).ids[:, 0]
+
+    for drawn in (drawn_in_the_graph, drawn_outside):
+        for temperature in (float(LIMITS.tiny), LIMITS.tiny, 2e-38):
+            np.testing.assert_array_equal(drawn(temperature), LOGITS.argmax())
+        for temperature in (float(LIMITS.max), LIMITS.max):
+            assert_drawn_from(np.full(V, 1 / V), drawn(temperature).astype(int))
+        for temperature in (1e-46, 1e-39, 1.1e-38, 0.0, -1.0, 3.5e38, np.inf, np.nan, True, "1", None):
+            with pytest.raises(ValueError, match="temperature must be a number above 0; got"):
+                drawn(temperature)
+
+
 def test_cold_it_is_greedy() -> None:
     cell = speaker()
     state = states(cell)
@@ -557,6 +581,16 @@ def test_a_beam_of_one_is_greedy(kind: str) -> None:
     for ending in ({"end": END, "max_length": 7}, {"max_length": 5}, {"end": 0, "max_length": 3}):
         expected = greedy(cell, 1, state, **ending, **options)
         assert_same(beam_search(cell, 1, state, width=1, **ending, **options), expected)
+
+
+def test_a_length_penalty_lets_a_beam_of_one_go_on_where_greedy_ends() -> None:
+    """It ranks log 0.5 / (5 / 6) ** 5 = -1.7 for the end below log 0.4 / 1 = -0.9 for a token more."""
+    p = np.array([[0.5, 0.4, 0.1], [0.9, 0.05, 0.05]])
+    cell = scripted(np.log(p)[:, np.newaxis].repeat(3, axis=1))
+    options: dict[str, Any] = {"end": 0, "max_length": 2, "width": 1}
+    assert greedy(cell, 1, end=0, max_length=2).ids.tolist() == [[0]]
+    assert beam_search(cell, 1, **options).ids.tolist() == [[0]]
+    assert beam_search(cell, 1, **options, length_penalty=5.0).ids.tolist() == [[1, 0]]
 
 
 PENALTIES: list[dict[str, Any]] = [
@@ -886,6 +920,7 @@ MISTAKES: dict[str, tuple[str, Callable]] = {
         call(greedy, state=np.zeros((1, 6))),
     ),
     "width of the state": ("needs a state of shapes", call(greedy, state=((), np.zeros((1, 5)), ()))),
+    "number of rows": ("batch_size must be a whole number, 1 or more; got True", lambda: Step(small(), True)),
     "no rows": ("batch_size must be a whole number, 1 or more; got 0", lambda: Step(small(), 0)),
     "temperature": ("temperature must be a number above 0; got 0", call(sample, temperature=0)),
     "top_k": ("top_k must be a whole number, 1 or more; got 0", call(sample, top_k=0)),

@@ -13,7 +13,18 @@ import numpy as np
 import pytest
 from measuring import constant, randomize
 
-from nnshop import Cell, GRUCell, LSTMCell, SimpleRNNCell, StateSpec, no_new_parameters, residual, run, stack
+from nnshop import (
+    Cell,
+    GRUCell,
+    LSTMCell,
+    RecurrentSequential,
+    SimpleRNNCell,
+    StateSpec,
+    no_new_parameters,
+    residual,
+    run,
+    stack,
+)  # fmt: skip
 from nnshop.archive import ArchiveError, read_archive, write_archive
 from nnshop.recurrentshop import config
 from nnshop.scores import Concat
@@ -253,7 +264,7 @@ def test_bad_batches_are_named(shapes: tuple, options: dict, message: str) -> No
 
 def test_what_is_no_variable_is_named() -> None:
     made = EncoderDecoder(6, 9, START, END, GRUCell(3), GRUCell(4), width=4)
-    with pytest.raises(TypeError, match="the source must be a Variable of ids; got ndarray"):
+    with pytest.raises(TypeError, match="the source must be a Variable; got ndarray"):
         made.loss(SOURCE, TARGET)
     with pytest.raises(TypeError, match=r"sampling_probability must be a Variable of shape \(1,\); got 0.5"):
         made.loss(constant(SOURCE), constant(TARGET), sampling_probability=0.5)
@@ -425,3 +436,13 @@ def test_bad_sources_are_named(source: Any, options: dict, message: str) -> None
     made = network()
     with pytest.raises(ValueError, match=message):
         made.generate(source, max_length=3, **options)
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_parts_that_own_their_weights_are_of_different_layers(bidirectional: bool) -> None:
+    rnn = RecurrentSequential()
+    rnn.add(GRUCell(8))
+    one = rnn.get_cell()
+    decoder = GRUCell(8) if bidirectional else residual(one)
+    with pytest.raises(ValueError, match="EncoderDecoder: two of its cells are of RecurrentSequential"):
+        EncoderDecoder(20, 12, start=10, end=11, encoder=one, decoder=decoder, bidirectional=bidirectional)

@@ -137,9 +137,11 @@ def test_a_length_may_agree_with_the_inputs() -> None:
         (None, {}, "length=T"),
         (nn.Variable((3, 2)), {"length": 4}, r"inputs have shapes \(3, 2\), length is 4"),
         ((nn.Variable((3, 2)), nn.Variable((4, 2))), {}, r"shapes \(\(3, 2\), \(4, 2\)\), length is None"),
-        (None, {"length": 0}, "at least one step; got 0"),
-        (None, {"length": -2}, "at least one step; got -2"),
-        (nn.Variable((0, 2)), {}, "at least one step; got 0"),
+        (None, {"length": 0}, "length must be a whole number, 1 or more; got 0"),
+        (None, {"length": -2}, "1 or more; got -2"),
+        (None, {"length": 2.5}, "1 or more; got 2.5"),
+        (None, {"length": True}, "1 or more; got True"),
+        (nn.Variable((0, 2)), {}, r"must not be empty: .* got the shape \(0, 2\)"),
         (nn.Variable(()), {}, r"time on axis 0; got shapes \(\)"),
         (nn.Variable((3, 2)), {"way": "rolled"}, "way must be one of auto, unrolled.*; got 'rolled'"),
     ],
@@ -257,8 +259,9 @@ X = (2, 5, 3)
         (X, {"lengths": (2, 1), "mask": (2, 5)}, "a mask or lengths, not both"),
         (X, {"way": "rolled"}, "way must be one of .*; got 'rolled'"),
         (X, {"length": 4}, r"inputs have shapes \(2, 5, 3\), length is 4"),
-        ((2, 0, 3), {}, "at least one step; got 0"),
-        ((0, 5, 3), {}, r"at least one row; xs has shapes \(0, 5, 3\)"),
+        ((2, 0, 3), {}, r"must not be empty: .* got the shape \(2, 0, 3\)"),
+        ((2, 5, 0), {}, r"must not be empty: .* got the shape \(2, 5, 0\)"),
+        ((0, 5, 3), {}, r"must not be empty: .* got the shape \(0, 5, 3\)"),
         ((2,), {}, r"time on axis 1; got shapes \(2,\)"),
         (X, {"state": (3, 4)}, r"GRUCell\(4\) needs a state of shapes \(2, 4\); got \(3, 4\)"),
         (X, {"state": (2, 5)}, r"needs a state of shapes \(2, 4\); got \(2, 5\)"),
@@ -285,7 +288,7 @@ def test_inputs_of_several_batch_sizes_are_named() -> None:
 
 @pytest.mark.parametrize("xs", [np.zeros((2, 5, 3)), [nn.Variable((2, 5, 3))], (nn.Variable((2, 5, 3)), 3.0)])
 def test_what_is_no_variable_is_named(xs: Any) -> None:
-    with pytest.raises(TypeError, match=r"sequences are Variables, or tuples of them; got "):
+    with pytest.raises(TypeError, match=r"a sequence must be a Variable; got "):
         run(LSTMCell(4), xs)
 
 

@@ -12,8 +12,24 @@ import nnshop
 
 PACKAGE = Path(nnshop.__file__).parent
 FLOORS = [
-    {"functions", "context", "compiling", "kernels", "weights", "parameters", "portable", "values", "version"},
-    {"core", "parametric_functions", "scores", "execution"},
+    {
+        "blocks",
+        "building",
+        "checks",
+        "compiling",
+        "context",
+        "functions",
+        "ids",
+        "kernels",
+        "options",
+        "parameters",
+        "portable",
+        "sharing",
+        "values",
+        "version",
+        "weights",
+    },
+    {"core", "owners", "parametric_functions", "scores", "execution"},
     {"cells", "combinators", "attention"},
     {"layers", "scanning"},
     {"recurrentshop", "seq2seq", "decoding"},

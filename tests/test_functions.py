@@ -185,7 +185,7 @@ def test_sequence_loss_against_numpy(reduction: str, mask: np.ndarray | None, de
 
     def build(logits: nn.Variable, _: Any) -> tuple:
         given = constant(targets[..., None] if deep else targets)
-        return sequence_loss(logits, given, None if mask is None else constant(mask), reduction), ()
+        return sequence_loss(logits, given, None if mask is None else constant(mask), reduction=reduction), ()
 
     measured = measure(build, logits, ())
     expected = np.asarray(numpy_loss({"logits": logits}))

@@ -19,6 +19,7 @@ import nnshop
 from nnshop import (
     GRUCell,
     LSTMCell,
+    RecurrentSequential,
     SimpleRNNCell,
     StateSpec,
     TimeDistributed,
@@ -149,8 +150,8 @@ def test_names_of_keras() -> None:
     [
         ((3, 5), {}, r"takes sequences of shape \(B, T, D\); got \(3, 5\). Embed ids first"),
         ((3, 5, 2, 2), {}, r"\(B, T, D\); got \(3, 5, 2, 2\). Flatten each step"),
-        ((3, 0, 2), {}, "at least one step; got 0"),
-        ((0, 5, 2), {}, "at least one row"),
+        ((3, 0, 2), {}, r"must not be empty: .* got the shape \(3, 0, 2\)"),
+        ((0, 5, 2), {}, r"must not be empty: .* got the shape \(0, 5, 2\)"),
         ((3, 5, 2), {"units": 0}, "units >= 1, a whole number; got 0"),
         ((3, 5, 2), {"units": -4}, "units >= 1, a whole number; got -4"),
         ((3, 5, 2), {"mask": nn.Variable((5, 3))}, r"\(3, 5\); got \(5, 3\)"),
@@ -488,8 +489,8 @@ def test_what_is_no_function_is_named(function: Any) -> None:
         ([(3,)], r"sequences \(B, T, ...\) of one \(B, T\); got \(\(3,\),\)"),
         ([(3, 5, 2), (3, 4, 2)], r"one \(B, T\); got \(\(3, 5, 2\), \(3, 4, 2\)\)"),
         ([(3, 5, 2), (5, 3, 2)], r"one \(B, T\); got \(\(3, 5, 2\), \(5, 3, 2\)\)"),
-        ([(3, 0, 2)], r"at least one row and one step; got \(\(3, 0, 2\),\)"),
-        ([(0, 3, 2)], r"at least one row and one step; got \(\(0, 3, 2\),\)"),
+        ([(3, 0, 2)], r"must not be empty: .* got the shape \(3, 0, 2\)"),
+        ([(0, 3, 2)], r"must not be empty: .* got the shape \(0, 3, 2\)"),
     ],
 )
 def test_bad_sequences_are_named(shapes: list, message: str, fold: bool) -> None:
@@ -554,3 +555,60 @@ def test_a_mistake_that_only_a_step_shows_leaves_no_parameter(make: Callable) ->
     with pytest.raises(ValueError, match="needs"):
         make(x)
     assert sorted(nn.get_parameters()) == before
+
+
+class Scale:
+    """A callable whose attributes have the names of a wrapper's own."""
+
+    function, fold, sequence = 2.0, False, None
+
+    def __init__(self) -> None:
+        self.function, self.fold = 3.0, False
+
+    def __call__(self, x: nn.Variable) -> nn.Variable:
+        return x * self.function
+
+
+def test_time_distributed_of_time_distributed_is_applied_to_both_axes() -> None:
+    x = constant(np.random.RandomState(0).randn(2, 3, 5, 4))
+    y = TimeDistributed(TimeDistributed(PF.affine))(x, 7)
+    y.forward()
+    w, b = (nn.get_parameters()[f"affine/{name}"].d for name in "Wb")
+    assert w.shape == (4, 7)
+    np.testing.assert_allclose(y.d, x.d @ w + b, rtol=1e-5, atol=1e-6)
+
+
+def test_time_distributed_keeps_its_own_attributes() -> None:
+    calls = []
+
+    def double(x: nn.Variable) -> nn.Variable:
+        calls.append(x.shape)
+        return 2 * x
+
+    double.fold, double.function = False, F.tanh  # type: ignore[attr-defined]
+    for function, factor in ((double, 2), (Scale(), 3)):
+        y = TimeDistributed(function)(constant(np.ones((2, 3, 4))))
+        y.forward()
+        np.testing.assert_array_equal(y.d, np.full((2, 3, 4), factor))
+    assert calls == [(6, 4)]
+    assert TimeDistributed(double).__name__ == "double"
+
+
+def owner() -> RecurrentSequential:
+    rnn = RecurrentSequential()
+    rnn.add(LSTMCell(8))
+    return rnn
+
+
+def test_a_cell_that_owns_its_weights_does_not_run_in_both_directions() -> None:
+    x, rnn = nn.Variable((2, 5, 3)), owner()
+    once = RecurrentSequential()
+    once.add(rnn.get_cell())
+    for cell in (rnn.get_cell(), stack(rnn.get_cell(), GRUCell(4)), once.get_cell()):
+        with pytest.raises(ValueError, match=r"bidirectional: two of its cells are of RecurrentSequential\('recurrent_seq"):
+            bidirectional(x, cell)
+    with pytest.raises(ValueError, match="bidirectional: two of its cells"):
+        bidirectional(x, rnn.get_cell(), once.get_cell())
+    assert not nn.get_parameters()
+    bidirectional(x, rnn.get_cell(), owner().get_cell())
+    assert len(nn.get_parameters()) == 6

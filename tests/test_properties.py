@@ -165,7 +165,8 @@ def test_losses_of_a_batch_are_those_of_its_valid_steps(problem: tuple, classes:
     rng = np.random.RandomState(0)
     logits, targets = rng.randn(*x.shape[:2], classes), rng.randint(0, classes, x.shape[:2])
     losses = [
-        F.identity(sequence_loss(constant(logits), constant(targets), constant(mask), r)) for r in ("sum", "mean", "none")
+        F.identity(sequence_loss(constant(logits), constant(targets), constant(mask), reduction=r))
+        for r in ("sum", "mean", "none")
     ]
     nn.forward_all(losses)
     valid = np.log(np.exp(logits).sum(axis=2)) - np.take_along_axis(logits, targets[..., None], axis=2)[..., 0]

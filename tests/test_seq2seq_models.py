@@ -636,7 +636,7 @@ def test_an_input_that_is_not_what_was_said(kind: type, options: dict, expected:
     for x in wrong:
         with pytest.raises(ValueError, match=rf"m: takes one sequence {expected}; got "):
             model(x)
-    with pytest.raises(TypeError, match="sequences are Variables"):
+    with pytest.raises(TypeError, match="a sequence must be a Variable; got ndarray"):
         model(np.zeros((B, T, D)))
     assert not all_parameters()
     assert model(nn.Variable((B, T, D))).shape == (B, L, Y)

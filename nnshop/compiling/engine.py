@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from ctypes import CFUNCTYPE, c_int64, c_void_p
 from functools import cached_property
+from typing import Any
 
 from . import machine
 from .memory import Memory
@@ -33,7 +34,7 @@ class Engine:
 
     def _compile(self, programs: Sequence[Program]) -> list[Callable]:
         code = machine.load(text_of(programs), [program.name for program in programs])
-        functions = [_SIGNATURE(code[program.name]) for program in programs]
+        functions: list[Callable] = [_SIGNATURE(code[program.name]) for program in programs]
         for function in functions:
             function.code = code  # type: ignore[attr-defined]  # what it calls lives as long as it does
         return functions
@@ -61,9 +62,11 @@ class Recent:
     """Keeps what was made for the last keys, so that the same step is planned once."""
 
     def __init__(self, most: int) -> None:
-        self._most, self._made, self._lock = most, OrderedDict(), threading.Lock()
+        self._most, self._lock = most, threading.Lock()
+        self._made: OrderedDict[Any, Any] = OrderedDict()
 
-    def get(self, key, make):  # type: ignore[no-untyped-def]
+    def get(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What was made for a key, or is made now."""
         with self._lock:
             if key in self._made:
                 self._made.move_to_end(key)

@@ -25,11 +25,11 @@ class Index(NamedTuple):
 
     numbers: tuple[str, ...]
     axis: int
-    count: int
+    wide: int
 
     def move(self, axis: int, number: str, count: int = 1) -> Index:
         numbers = (*self.numbers[:axis], number, *self.numbers[axis + 1 :])
-        return Index(numbers, self.axis, count if axis == self.axis else self.count)
+        return Index(numbers, self.axis, count if axis == self.axis else self.wide)
 
 
 def write(program: ProgramText, at: At, roots: Sequence[Root]) -> None:
@@ -50,7 +50,7 @@ def write(program: ProgramText, at: At, roots: Sequence[Root]) -> None:
 
 def _is_plain(root: Root, space: tuple[int, ...]) -> bool:
     """Whether a root may share its loop with others."""
-    return root.index is None and (root.kind != "reduce" or len(space) == 1)
+    return root.by is None and (root.kind != "reduce" or len(space) == 1)
 
 
 class _Body:
@@ -87,7 +87,7 @@ class _Body:
         return OPERATIONS[node.op](self.text, self.kind(index), *(self.value(arg, index) for arg in node.args))
 
     def kind(self, index: Index) -> str:
-        return vector(self.lanes if index.count else 1)
+        return vector(self.lanes if index.wide else 1)
 
     def scalar(self, node: Node) -> str:
         """The only number of a node, computed once in each row."""
@@ -117,23 +117,23 @@ class _Body:
     def load(self, view: View, index: Index, by: tuple[View, int, int] | None = None) -> str:
         """Reads a vector, as one where the numbers lie side by side; `by` moves the place on by a computed number."""
         text, kind = self.text, self.kind(index)
-        stride = view.strides[index.axis] if index.count else 0
-        if by is not None and index.count and by[0].strides[index.axis] and by[0].size > 1:
+        stride = view.strides[index.axis] if index.wide else 0
+        if by is not None and index.wide and by[0].strides[index.axis] and by[0].size > 1:
             return self._each(kind, index, lambda at: self.load(view, at, by))
         moved = None if by is None else self._moved(by, index)
-        if index.count and stride not in (0, 1):
+        if index.wide and stride not in (0, 1):
             return self._each(kind, index, lambda at: self.load(view, at, by))
         pointer = self.element(view.node, view, index, moved)
         if stride == 0:
             return text.splat(kind, text.new(f"load float, ptr {pointer}, align 4"))
-        if index.count == self.lanes:
+        if index.wide == self.lanes:
             return text.new(f"load {kind}, ptr {pointer}, align 4")
         return self._masked_load(pointer, index)
 
-    def _each(self, kind: str, index: Index, load) -> str:  # type: ignore[no-untyped-def]
+    def _each(self, kind: str, index: Index, load) -> str:
         """A vector, of numbers that are read one by one."""
         text, made = self.text, "zeroinitializer"
-        for lane in range(index.count):
+        for lane in range(index.wide):
             number = load(self.lane(index, lane))
             made = text.new(f"insertelement {kind} {made}, float {number}, i32 {lane}")
         return made
@@ -150,7 +150,7 @@ class _Body:
         view, stride, count = by
         text = self.text
         single = Index(index.numbers, index.axis, 0)
-        number = _Body(self.program, self.at)._value(view, single) if index.count else self._value(view, single)
+        number = _Body(self.program, self.at)._value(view, single) if index.wide else self._value(view, single)
         text.declared.add("declare i64 @llvm.fptosi.sat.i64.f32(float)")
         text.declared |= {f"declare i64 @llvm.{name}.i64(i64, i64)" for name in ("smax", "smin")}
         place = text.new(f"call i64 @llvm.fptosi.sat.i64.f32(float {number})")
@@ -165,33 +165,33 @@ class _Body:
         text, kind, mask = self.text, vector(self.lanes), f"<{self.lanes} x i1>"
         name = f"@llvm.masked.load.{suffix(kind)}.p0"
         text.declared.add(f"declare {kind} {name}(ptr, i32, {mask}, {kind})")
-        return text.new(f"call {kind} {name}(ptr {pointer}, i32 4, {mask} {self._mask(index.count)}, {kind} zeroinitializer)")
+        return text.new(f"call {kind} {name}(ptr {pointer}, i32 4, {mask} {self._mask(index.wide)}, {kind} zeroinitializer)")
 
     def store(self, root: Root, value: str, index: Index) -> None:
         """Writes a vector, or adds it to what is there."""
-        stride = root.strides[index.axis] if index.count else 0
-        spread = root.index is not None and index.count and root.index[0].size > 1 and root.index[0].strides[index.axis]
-        if index.count and (stride != 1 or spread):
-            for lane in range(index.count):
+        stride = root.strides[index.axis] if index.wide else 0
+        spread = root.by is not None and index.wide and root.by[0].size > 1 and root.by[0].strides[index.axis]
+        if index.wide and (stride != 1 or spread):
+            for lane in range(index.wide):
                 number = self.text.new(f"extractelement {self.kind(index)} {value}, i32 {lane}")
                 self.store(root, number, self.lane(index, lane))
             return
         text, kind = self.text, self.kind(index)
-        moved = None if root.index is None else self._moved(root.index, index)
+        moved = None if root.by is None else self._moved(root.by, index)
         node = root.value.node
         reach = View(node, root.value.shape, root.strides, root.offset)
         pointer = self.address(self.program.pointer(root.target, reach), root.strides, root.offset, index, moved)
         if root.kind == "add":
             there = (
                 self._masked_load(pointer, index)
-                if 0 < index.count < self.lanes
+                if 0 < index.wide < self.lanes
                 else text.new(f"load {kind}, ptr {pointer}, align 4")
             )
             value = text.operate("fadd", kind, there, value)
-        if 0 < index.count < self.lanes:
+        if 0 < index.wide < self.lanes:
             mask, name = f"<{self.lanes} x i1>", f"@llvm.masked.store.{suffix(kind)}.p0"
             text.declared.add(f"declare void {name}({kind}, ptr, i32, {mask})")
-            text.put(f"call void {name}({kind} {value}, ptr {pointer}, i32 4, {mask} {self._mask(index.count)})")
+            text.put(f"call void {name}({kind} {value}, ptr {pointer}, i32 4, {mask} {self._mask(index.wide)})")
         else:
             text.put(f"store {kind} {value}, ptr {pointer}, align 4")
 
@@ -267,7 +267,7 @@ class _Loop(_Body):
         else:
             self._nest(outer, start, lambda i: self._vectors([], i, along))
 
-    def _nest(self, axes, index: Index, body) -> None:  # type: ignore[no-untyped-def]
+    def _nest(self, axes, index: Index, body) -> None:
         """Loops over these axes."""
         if not axes:
             body(index)
@@ -276,7 +276,7 @@ class _Loop(_Body):
         with self.program.loop("0", str(self.at.space[first])) as number:
             self._nest(rest, index.move(first, number), body)
 
-    def _vectors(self, roots: Sequence[Root], index: Index, body) -> None:  # type: ignore[no-untyped-def]
+    def _vectors(self, roots: Sequence[Root], index: Index, body) -> None:
         """Loops over one axis, a vector at a time, and then over what is left."""
         n, axis = self.at.space[index.axis], index.axis
         self.fixed = {}
@@ -302,7 +302,7 @@ class _Loop(_Body):
             if view not in self.fixed and (scalar or view.strides[index.axis] == 0) and view.node.op != "gather":
                 self.fixed[view] = self._value(view, Index(index.numbers, index.axis, self.lanes))
 
-    def _read(self, values) -> list[View]:  # type: ignore[no-untyped-def]
+    def _read(self, values) -> list[View]:
         """The views that values are computed of in this loop, from memory or single numbers."""
         found: dict[View, None] = {}
         stack = list(values)
@@ -335,8 +335,8 @@ class _Loop(_Body):
 
     def _combine(self, root: Root, room: str, value: str, index: Index) -> None:
         text, kind, how = self.text, vector(self.lanes), _how(root)
-        if index.count < self.lanes:
-            value = text.choose(kind, self._mask(index.count), value, text.constant(kind, _START[how]))
+        if index.wide < self.lanes:
+            value = text.choose(kind, self._mask(index.wide), value, text.constant(kind, _START[how]))
         there = text.new(f"load {kind}, ptr {room}")
         made = text.operate("fadd", kind, there, value) if how == "sum" else text.call(_COMBINE[how], kind, there, value)
         text.put(f"store {kind} {made}, ptr {room}")
@@ -368,7 +368,7 @@ class _Loop(_Body):
         assert isinstance(node, Node)
         whole = Root("store", View(node, node.shape, _contiguous(node.shape)), node, _contiguous(node.shape))
         self.store(
-            whole, self.text.new(f"load {vector(self.lanes)}, ptr {room}"), Index(index.numbers[:kept], index.axis, index.count)
+            whole, self.text.new(f"load {vector(self.lanes)}, ptr {room}"), Index(index.numbers[:kept], index.axis, index.wide)
         )
 
 

@@ -84,7 +84,7 @@ class Memory:
         for buffer, array in zip(buffers, [self._arrays[buffer] for buffer in turned]):
             self._arrays[buffer] = array
 
-    def run(self, program: Program, function, backwards: bool) -> None:  # type: ignore[no-untyped-def]
+    def run(self, program: Program, function, backwards: bool) -> None:
         """Calls the machine code of a program for all rows."""
         steps, rows = (1, self.length * self.batch) if program.flat else (self.length, self.batch)
         function(self._address, steps, rows, 0, rows, int(backwards and not program.flat))

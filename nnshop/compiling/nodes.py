@@ -36,13 +36,15 @@ class Unsupported(ValueError):
 class Node:
     """One value of a step; equal ones are the same object, see `Graph.make`."""
 
-    __slots__ = ("args", "attribute", "index", "op", "recurrent", "shape", "size")
+    __slots__ = ("args", "attribute", "index", "op", "shape", "size", "states")
 
     def __init__(self, op: str, args: tuple[View, ...], shape: tuple[int, ...], attribute: Any, index: int) -> None:
         self.op, self.args, self.shape, self.attribute, self.index = op, args, shape, attribute, index
         self.size = prod(shape)
-        self.recurrent = op == "leaf" and attribute is not None and attribute[0] in ("state", "carry")
-        self.recurrent = self.recurrent or any(arg.node.recurrent for arg in args)  # whether it depends on the state
+        own = [attribute] if op == "leaf" and attribute and attribute[0] in ("state", "carry") else []
+        self.states: frozenset = frozenset(own).union(
+            *(arg.node.states for arg in args)
+        )  # which it depends on, or gradients of which
 
     @property
     def elementwise(self) -> bool:
@@ -246,7 +248,7 @@ class Graph:
                 inner, bias = p.node.args
                 if inner.whole and inner.size == p.size:
                     return self.apply("add", self.add_alone(all_of(inner.node, shape), q), self.reshape(bias, shape))
-        first, last = sorted((a, b), key=lambda v: v.node.recurrent)
+        first, last = sorted((a, b), key=_lateness)
         both = all(v.whole and v.node.op == "product" and v.node.shape == first.node.shape for v in (first, last))
         if both and len(last.node.args) == 1:
             made = self.make(
@@ -328,6 +330,13 @@ def all_of(node: Node, shape: Sequence[int]) -> View:
 def _as(v: View, shape: Sequence[int]) -> View:
     """A view of all of a node in another shape."""
     return all_of(v.node, shape)
+
+
+def _lateness(v: View) -> tuple[bool, int]:
+    """Of two products that are added up, the one of a state itself comes last: the other may be there before."""
+    node = v.node
+    of_state = node.op == "product" and node.args[0].node.op == "leaf" and bool(node.states)
+    return of_state, len(node.states)
 
 
 def _shared(node: Node) -> bool:

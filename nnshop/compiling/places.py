@@ -23,9 +23,9 @@ class Place(NamedTuple):
 class Buffer(NamedTuple):
     """What kind of rows a buffer has, and how many numbers a row holds.
 
-    Kinds: `sequence`, T * B rows, and `given`, such rows that come from outside; `state`, (T + 1) * B rows, of which `after` is the same memory one step later; `sample`, B
-    rows; `wide`, one for each row of a program that does all times at once; `pair`, 2 * B rows; `single`, one row; `closure`
-    and `weight`, memory from outside.
+    Kinds: `sequence`, T * B rows, and `given`, such rows that come from outside; `state`, (T + 1) * B rows, of which `after` is
+    the same memory one step later; `sample`, B rows; `wide`, one for each row of a program that does all times at once; `pair`,
+    2 * B rows; `single`, one row; `closure` and `weight`, memory from outside.
     """
 
     kind: str

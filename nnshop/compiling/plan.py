@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from .nodes import CHEAP, Graph, Node, View, Weight, all_of
+from .dividing import above, find_groups, find_parts, needed_by, products_in
+from .nodes import CHEAP, Node, View, Weight, all_of
 from .places import Buffers, Place
 from .reuse import readers, reuse
 from .reverse import Reverse
@@ -69,6 +70,12 @@ class Plan:
         self.forward_weights = list(self.weights.items())
         self._plan_backward(loads, n_forward)
         self.backward_weights = list(self.weights.items())[len(self.forward_weights) :]
+
+    def bytes_of_a_step(self, batch: int) -> int:
+        """How much memory each step of time takes."""
+        kinds = ("sequence", "given", "state")
+        own = (b.width for i, b in enumerate(self.buffers.all) if b.kind in kinds and i not in self.buffers.inside)
+        return 4 * batch * sum(own)
 
     def _make_states(self) -> None:
         """Leaves for all states, those too that the step does not read."""
@@ -168,8 +175,7 @@ class Plan:
         recurrent = list(zip(self.states_after, self.after))
         sinks += list(self.saved.items())
         keep = [*self.saved, *self.ys, *self.states_after]
-        nodes = self.graph.nodes[:n_forward]
-        self.forward = self._split("forward", nodes, self.states, recurrent, sinks, [], loads, keep)
+        self.forward = self._split("forward", self.states, recurrent, sinks, [], loads, keep)
         free = {place.buffer for place in [*self.saved.values(), *self.y_places]}
         self._reuse(self.forward, free, self._sequences() - free)
         for node, place in [*zip(self.states_after, self.after), *self.saved.items()]:
@@ -193,9 +199,8 @@ class Plan:
             d = self.gradients.get(state)
             node = self.graph.own(self.graph.constant(0.0).broadcast((state.size,))).node if d is None else d.node
             recurrent.append((node, place._replace(rows="q")))
-        nodes = self.graph.nodes[n_forward:]
         self._arrays(loads)
-        self.backward = self._split("backward", nodes, self.carry, recurrent, sinks, adds, loads, [])
+        self.backward = self._split("backward", self.carry, recurrent, sinks, adds, loads, [])
         factors = {place for g in self.weight_gradients for place in (g.input_place, g.gradient_place)}
         inputs = {self.buffers.resolve(place).buffer for place in factors}
         free = {g.gradient_place.buffer for g in self.weight_gradients} - {place.buffer for place in self.saved.values()}
@@ -206,14 +211,16 @@ class Plan:
 
     def _reuse(self, programs: list[Program], free: set[int], dead: set[int]) -> None:
         """Saves memory in the program over time; what others read there is not dead."""
-        loops = [program for program in programs if program.name.endswith("loop")]
-        others = [program.schedule for program in programs if program not in loops]
-        read = {buffer for schedule in others for buffer in readers(schedule)}
-        for program in loops:
-            reuse(program.schedule, free & self._sequences() - read, dead - read)
+        for program in programs:
+            if "loop" in program.name:
+                others = [other.schedule for other in programs if other is not program]
+                read = {buffer for schedule in others for buffer in readers(schedule)}
+                reuse(program.schedule, free & self._sequences() - read, dead - read)
 
     def _place_gradients(self) -> tuple[Pairs, Pairs]:
-        new, sinks, adds = self.buffers.new, [], []
+        new = self.buffers.new
+        sinks: Pairs = []
+        adds: Pairs = []
         for (kind, i), view in self.translation.leaves.items():
             d = self.gradients.get(view.node)
             if d is None or i not in self.wanted or kind not in ("x", "shared", "sample"):
@@ -241,36 +248,51 @@ class Plan:
     def _split(
         self,
         name: str,
-        nodes: Sequence[Node],
-        varying: Sequence[Node],
+        states: Sequence[Node],
         recurrent: Pairs,
         sinks: Pairs,
         adds: Pairs,
         loads: dict[Node, Place],
         keep: Sequence[Node],
     ) -> list[Program]:
-        """Makes programs before, in and after the loop: products that the recurrence does not need are done for all times at once."""
-        first, last = _find_parts([node for node, _ in [*recurrent, *sinks, *adds]], varying, [n for n, _ in recurrent], loads)
+        """Makes programs: a loop over time for each group of states, and around it what is done for all times at once.
+
+        That are products that the recurrence does not need, and what is made of them.
+        """
+        programs: list[Program] = []
         loads = {**loads}
-        have = {node for node, _ in sinks}
-        handed = [node for node in [*_products_in(first), *_needed_by(last, loads)] if node not in have]
-        sinks = [*sinks, *((node, self.buffers.new("sequence", node.size, "t")) for node in dict.fromkeys(handed))]
-        parts: dict[str, tuple[Pairs, Pairs]] = {"before": ([], []), "loop": (list(recurrent), []), "later": ([], [])}
-        for which, pairs in ((0, sinks), (1, adds)):
-            for node, place in pairs:
-                part = "later" if node in last else "before" if node in first and which == 0 else "loop"
-                parts[part][which].append((node, place))
-        programs = []
-        for part, (stored, added) in parts.items():
+
+        def add(part: str, flat: bool, stored: Pairs, added: Pairs) -> None:
             if stored or added:
-                flat = part != "loop" and not _reads_samples([n for n, _ in [*stored, *added]], loads)
-                flat = flat and all(place.rows != "b" for _, place in added)
+                flat = flat and not _needs_samples(stored, added, loads)
                 schedule = Schedule(self.graph, self.buffers, stored, added, dict(loads), self._weight, keep, flat)
                 programs.append(Program(f"nnshop_{name}_{part}", schedule, flat))
-                for node, place in stored:
-                    if place.rows == "t" and (node not in loads or loads[node].rows in "pq"):
-                        loads[node] = place
+            for node, place in stored:
+                if place.rows == "t" and (node not in loads or loads[node].rows in "pq"):
+                    loads[node] = place
+
+        groups = find_groups(states, [node for node, _ in recurrent], loads)
+        for n, group in enumerate(groups):
+            later = [i for other in groups[n + 1 :] for i in other]
+            own, others = ([recurrent[i] for i in chosen] for chosen in (group, later))
+            wanted = [node for node, _ in [*own, *others, *sinks, *adds]]
+            leaves, others_leaves = ([states[i] for i in chosen] for chosen in (group, later))
+            parts = find_parts(wanted, leaves, others_leaves, [node for node, _ in own], loads)
+            have = {node for node, _ in [*sinks, *own]}
+            handed = dict.fromkeys([*products_in(parts.first), *needed_by(parts.last, loads)])
+            sinks += [(node, self.buffers.new("sequence", node.size, "t")) for node in handed if node not in have]
+            add(f"before_{n}", True, [pair for pair in sinks if pair[0] in parts.first], [])
+            inside = [pair for pair in sinks if pair[0] not in parts.first and pair[0] not in parts.last]
+            add(f"loop_{n}", False, [*own, *inside], [pair for pair in adds if pair[0] not in parts.last])
+            sinks, adds = ([pair for pair in pairs if pair[0] in parts.last] for pairs in (sinks, adds))
+        add("after", True, sinks, adds)
         return programs
+
+
+def _needs_samples(stored: Pairs, added: Pairs, loads: dict[Node, Place]) -> bool:
+    """Whether a program reads, or adds to, what each sample has, at all times the same: then it cannot do all times at once."""
+    read = any(node in loads and loads[node].rows == "b" for node in above([node for node, _ in [*stored, *added]], loads))
+    return read or any(place.rows == "b" for _, place in added)
 
 
 def _can_be_made(node: Node, available: dict[Node, Place], depth: int = 3) -> bool:
@@ -284,56 +306,3 @@ def _can_be_made(node: Node, available: dict[Node, Place], depth: int = 3) -> bo
 def _is_quick(node: Node, there: Iterable[Node]) -> bool:
     """Whether a value of what is there anyway, such as the tanh of a state, is computed as fast as it is loaded."""
     return node.op in ("tanh", "sigmoid") and node.size > 1 and all(arg.node in there for arg in node.args)
-
-
-def _above(starts: Iterable[Node], known: dict[Node, Place]) -> set[Node]:
-    """All that these are computed of, themselves included, as far as what is known."""
-    seen: set[Node] = set()
-    stack = list(starts)
-    while stack:
-        node = stack.pop()
-        if node not in seen:
-            seen.add(node)
-            if node not in known:
-                stack += [arg.node for arg in node.args]
-    return seen
-
-
-def _find_parts(
-    wanted: Iterable[Node], varying: Iterable[Node], recurrent: Iterable[Node], loads: dict[Node, Place]
-) -> tuple[set[Node], set[Node]]:
-    """Which nodes are computed before the loop, and which after it."""
-    alive = sorted(_above(wanted, loads), key=lambda node: node.index)
-    inside = _above(recurrent, loads)
-    varies: set[Node] = set(varying)
-    last: set[Node] = set()
-    for node in alive:
-        if node in loads:
-            continue
-        if any(arg.node in varies for arg in node.args):
-            varies.add(node)
-        after = node.op == "product" and node in varies and node not in inside
-        if after or any(arg.node in last for arg in node.args):
-            last.add(node)
-    products = [node for node in alive if node.op == "product" and node not in varies and node not in loads]
-    return _above(products, loads) - set(loads) - last, last
-
-
-def _products_in(nodes: Iterable[Node]) -> list[Node]:
-    return sorted((node for node in nodes if node.op == "product"), key=lambda node: node.index)
-
-
-def _needed_by(last: Iterable[Node], loads: dict[Node, Place]) -> list[Node]:
-    """What the loop hands to the program after it: what it computes, and what has a place for two steps only."""
-    chosen = set(last)
-    found = {arg.node for node in chosen for arg in node.args} - chosen
-    there = {node for node in found if node.op == "constant" or (node in loads and loads[node].rows not in "pq")}
-    return sorted(found - there, key=lambda node: node.index)
-
-
-def _reads_samples(starts: Iterable[Node], loads: dict[Node, Place]) -> bool:
-    """Whether something of these reads what each sample has, at all times the same."""
-    return any(node in loads and loads[node].rows == "b" for node in _above(starts, loads))
-
-
-__all__ = ["Callable", "Graph", "Plan", "Program"]

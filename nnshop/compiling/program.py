@@ -90,9 +90,11 @@ class ProgramText:
         if not times:
             return
         with self.loop("%b0", "%b1") as row:
-            self.row, self.phase, self.pointers = row, phase, {}
+            self.row = row
+            self.pointers: dict[Place, str] = {}
             self.scalars: dict[Node | View, str] = {}
-            mark, self.head = len(self.text.lines), []
+            mark = len(self.text.lines)
+            self.head: list[str] = []
             for time in sorted(times):
                 for node in schedule.zeros.get(time, []):
                     self._fill_with_zeros(node)

@@ -94,7 +94,7 @@ def readers(schedule: Schedule) -> dict[int, dict[At | str, set[Region]]]:
 
     for at, roots in schedule.roots.items():
         for root in roots:
-            starts = [root.value] if root.index is None else [root.value, root.index[0]]
+            starts = [root.value] if root.by is None else [root.value, root.by[0]]
             for view in _read(schedule, starts, at):
                 note(view, at)
     for products in schedule.products.values():

@@ -142,8 +142,12 @@ class Reverse:
             whole[-1] = graph.reshape(whole[-1], node.shape)
         total = self._sum(whole) if whole else None
         for d in pending:
-            shape = (d.gradient.shape[0], d.weight.rows if d.weight.transposed else d.weight.columns)
-            total = graph.product(d.gradient, shape[1], d.weight, None if total is None else graph.reshape(total, shape))
+            n = d.weight.rows if d.weight.transposed else d.weight.columns
+            if total is None or _carried(total) <= _carried(d.gradient):
+                added = None if total is None else graph.reshape(total, (d.gradient.shape[0], n))
+                total = graph.product(d.gradient, n, d.weight, added)
+            else:  # the product may be there before, for all times at once
+                total = graph.apply("add", total, graph.reshape(graph.product(d.gradient, n, d.weight), node.shape))
         assert total is not None
         return total
 
@@ -161,6 +165,11 @@ class Reverse:
         for d in ds[1:]:
             total = self.graph.apply("add", total, d)
         return total
+
+
+def _carried(v: View) -> set:
+    """Which gradients of states a value depends on."""
+    return {leaf for leaf in v.node.states if leaf[0] == "carry"}
 
 
 def _start(piece: tuple) -> int:

@@ -35,7 +35,7 @@ class Root(NamedTuple):
         value: What; its shape is that of the loop's axes.
         target: The node, or the place, whose memory is written; of a reduction, its node.
         strides, offset: Where in it each number goes.
-        index: A number of the loop, by which the place is moved on, and how far for each 1: (view, stride, count).
+        by: A number of the loop, by which the place is moved on, and how far for each 1: (view, stride, count).
     """
 
     kind: str
@@ -43,7 +43,7 @@ class Root(NamedTuple):
     target: Node | Place
     strides: tuple[int, ...]
     offset: int = 0
-    index: tuple[View, int, int] | None = None
+    by: tuple[View, int, int] | None = None
 
 
 class Product(NamedTuple):
@@ -110,7 +110,7 @@ class Schedule:
         return self.loads[node] if node in self.loads else self.places[node]
 
     def _find_place(self, node: Node) -> Place | None:
-        """Gives a place to what is stored and has none: the only row, or where others than a loop of this row read it, one each."""
+        """Gives a place to what is stored and has none: one for each row where products or other phases read it."""
         if node not in self.places:
             if node in self._same:
                 self.places[node] = self._find_place(self._same[node])  # type: ignore[assignment]
@@ -163,8 +163,8 @@ class Schedule:
         """When the loop of a root runs."""
         space = root.value.shape
         times = [self._ready(root.value, space)]
-        if root.index is not None:
-            times.append(self._ready(root.index[0], space))
+        if root.by is not None:
+            times.append(self._ready(root.by[0], space))
         return max(times)
 
     # What a loop reads
@@ -203,8 +203,8 @@ class Schedule:
         if root not in roots:
             roots.append(root)
             self._demand(root.value, at)
-            if root.index is not None:
-                self._demand(root.index[0], at)
+            if root.by is not None:
+                self._demand(root.by[0], at)
 
     def _demand(self, view: View, at: At, from_memory: bool = False) -> None:
         """Sees to it that a loop can have what it reads."""
@@ -245,6 +245,8 @@ class Schedule:
         pieces = self._pieces(node)
         if pieces[0].kind == "add" or not _cover(node).all():
             self.zeros.setdefault(min(map(self._start, pieces)), []).append(node)
+        if len({self._start(root)[0] for root in pieces}) > 1:
+            self._across.add(node)
         for root in pieces:
             self._root(root)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable
 
-# No "nnan" and "ninf", which would let LLVM assume that no NaN or infinity occurs, and no "reassoc": what is written is computed.
+# No "nnan" and "ninf": they would let LLVM assume that no NaN or infinity occurs. No "reassoc": what is written is computed.
 FLAGS = "contract nsz"
 
 
@@ -68,6 +68,21 @@ class Text:
         function = f"@llvm.{name}.{suffix(kind)}"
         self.declared.add(f"declare {kind} {function}({', '.join([kind] * len(arguments))})")
         return self.new(f"call {kind} {function}({', '.join(f'{kind} {a}' for a in arguments)})")
+
+    def fma(self, kind: str, a: str, b: str, c: str) -> str:
+        """a b + c: rounded once where the processor can do that, else twice (LLVM's "fma" would call the C library then)."""
+        return self.call("fmuladd", kind, a, b, c)
+
+    def each(self, function: str, kind: str, *arguments: str) -> str:
+        """Calls a function of the C library, such as "tanf", on each lane."""
+        if kind == "float":
+            self.declared.add(f"declare float @{function}({', '.join(['float'] * len(arguments))})")
+            return self.new(f"call float @{function}({', '.join(f'float {a}' for a in arguments)})")
+        made = "poison"
+        for lane in range(lanes(kind)):
+            numbers = [self.new(f"extractelement {kind} {a}, i32 {lane}") for a in arguments]
+            made = self.new(f"insertelement {kind} {made}, float {self.each(function, 'float', *numbers)}, i32 {lane}")
+        return made
 
     def compare(self, test: str, kind: str, a: str, b: str) -> str:
         """The truth value of a test such as "olt" (ordered, less than) or "une" (unordered or not equal)."""

@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from .beams import beam_search
 from .feedback import Choice, Speaking, decode
-from .step import Decoded, Step, check_count, tile
+from .step import Decoded, Step, tile
 from .writing import greedy, sample

@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import check_count
 from ..core import AbstractCell, Tree
 from .best import best_of, check_finite, log_probabilities
-from .step import Decoded, Step, check_count, check_limit, prepare
+from .step import Decoded, Step, check_limit, prepare
 
 _NEVER = np.finfo(np.float32).tiny  # of a position that was never looked at: the logarithm needs something above 0
 
@@ -36,7 +37,8 @@ def beam_search(
 
     The score is the sum of log probabilities, the length is that without the end token. A hypothesis that has ended stays among
     the others, with its score as it is, as long as it is better. It stops when nothing can change the result, at most after
-    max_length steps; hypotheses that have not ended then count as they are. With a width of 1 it is `greedy`.
+    max_length steps; hypotheses that have not ended then count as they are. With a width of 1
+    it is `greedy`, but for a length penalty, by which it may go on where greedy ends: it ranks what a token leads to.
 
     Args:
         cell, start, state, end, max_length, batch_size: As in `greedy`; the batch size is that of the rows, not of all
@@ -142,7 +144,7 @@ class _Search:
 
     def go_on(self, t: int) -> None:
         """Keeps the best of all that the hypotheses may become by one more token."""
-        logits, look = self.step(self.ids, self.rows)
+        logits, look = self.step.go_on(self.ids, self.rows)
         if look is not None:
             look = np.where(self.finished[..., np.newaxis], 0, look.reshape(*self.finished.shape, -1))
         tokens, scores, lengths = self._candidates(logits, t)

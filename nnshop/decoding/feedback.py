@@ -34,7 +34,9 @@ class Choice:
         batch, classes = logits.shape
         if self.choose == "greedy":
             return stop_gradient(F.max(logits, axis=1, only_index=True))
-        p = F.softmax(stop_gradient(logits) * (1 / self.temperature), axis=1)
+        logits = stop_gradient(logits)
+        below = logits - F.max(logits, axis=1, keepdims=True)  # so that no temperature makes an infinity above 0
+        p = F.softmax(below * (1 / self.temperature), axis=1)
         ids = F.broadcast(reshape(F.arange(0, classes), (1, classes)), (batch, classes))
         return stop_gradient(reshape(F.random_choice(ids, p, shape=(1,)), (batch,)))
 
@@ -71,14 +73,14 @@ def decode(cell: AbstractCell, start: Any, choose: str = "greedy", temperature: 
         cell: A cell from ids `(B,)` to logits `(B, V)`, or to the pair (logits, alignments).
         start: The first id, or ids `(B,)`.
         choose: "greedy", the most likely id, or "sample", one that is drawn by its probability.
-        temperature: For "sample", by what the logits are divided.
+        temperature: For "sample", by what the logits are divided, as in `nnshop.decoding.sample`.
 
     Returns:
         A cell with the output of the given one.
 
     Raises:
         TypeError: The cell is no cell.
-        ValueError: An unknown choice, a start that is no id, a temperature that is not above 0, or for "greedy" is not 1.
+        ValueError: An unknown choice, a start that is no id, a temperature that is out of range, or for "greedy" is not 1.
 
     References:
         S. Bengio et al., Scheduled sampling for sequence prediction with recurrent neural networks, 2015.

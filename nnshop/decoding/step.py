@@ -8,10 +8,11 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
-from ..core import AbstractCell, Tree, check_state, is_whole, shapes, tree_leaves, tree_map
-from ..execution.running import check_cell
+from ..building import building
+from ..checks import check_count, check_variable
+from ..core import AbstractCell, Tree, check_cell, check_state, is_whole, shapes, tree_leaves, tree_map
 from ..execution.stepping import Stepper
-from ..functions import functions_of, reshape
+from ..functions import reshape
 from ..parameters import no_new_parameters
 
 LONGEST = 1000  # steps, where only an end token is given: a cell that is not trained may never say it
@@ -46,6 +47,9 @@ def tile(x: nn.Variable, width: int) -> nn.Variable:
                [3., 4.],
                [3., 4.]], dtype=float32)
     """
+    check_variable("tile: x", x)
+    if not x.ndim:
+        raise ValueError("tile needs rows (B, ...); got the shape ().")
     check_count("width", width)
     if width == 1:
         return x
@@ -83,6 +87,7 @@ class Step:
         (3, 5)
     """
 
+    @building()
     def __init__(self, cell: AbstractCell, batch_size: int) -> None:
         check_cell(cell)
         check_count("batch_size", batch_size)
@@ -93,7 +98,7 @@ class Step:
         said = self._check_said()
         self.classes: int = said[0].shape[1]
         self.positions: int | None = said[1].shape[1] if len(said) == 2 else None
-        self.inputs = self._embedded() or self.classes
+        self.inputs = self._stepper.ids[0] or self.classes
         if self.inputs < self.classes:
             raise ValueError(
                 f"{cell}: the embedding has {self.inputs} rows, but the cell says one of {self.classes} ids, which it is fed "
@@ -118,18 +123,6 @@ class Step:
             )
         return said
 
-    def _embedded(self) -> int | None:
-        """How many rows the embedding of the ids has, where they go right into one."""
-        graph = self._stepper.graph
-        same, sizes = {graph.inputs[0]}, []
-        for function in functions_of(graph.outputs):
-            if function.inputs and function.inputs[0] in same:
-                if function.info.type_name in ("Reshape", "Identity"):
-                    same.update(function.outputs)
-                if function.info.type_name == "Embed":
-                    sizes.append(function.inputs[1].shape[0])
-        return min(sizes, default=None)
-
     def begin(self, state: Tree, width: int = 1) -> None:
         """Computes what is computed once, and takes the state, each row of it `width` times."""
         self._stepper.begin(state, width)
@@ -143,7 +136,23 @@ class Step:
 
         Returns:
             Logits `(B, V)`, and alignments `(B, S)` or None; both are overwritten by the next step.
+
+        Raises:
+            ValueError: Ids that the cell does not take, or rows that are not there.
         """
+        self._check_among("ids", ids, self.inputs)
+        if rows is not None:
+            self._check_among("rows", rows, self.batch_size)
+        return self.go_on(ids, rows)
+
+    def _check_among(self, name: str, numbers: Any, size: int) -> None:
+        array = np.asarray(numbers)
+        whole = np.issubdtype(array.dtype, np.integer) and array.shape == (self.batch_size,)
+        if not whole or array.min() < 0 or array.max() >= size:
+            raise ValueError(f"{name} must be {self.batch_size} whole numbers from 0 to {size - 1}; got {numbers!r}.")
+
+    def go_on(self, ids: np.ndarray, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Goes one step on, with ids that are known to be right."""
         if rows is not None:
             self._stepper.gather(rows)
         y = self._stepper.step(ids, copy=False)
@@ -223,8 +232,3 @@ def check_limit(end: Any, max_length: int | None) -> int:
         return LONGEST
     check_count("max_length", max_length)
     return int(max_length)
-
-
-def check_count(name: str, number: Any, least: int = 1) -> None:
-    if not is_whole(number) or number < least:
-        raise ValueError(f"{name} must be a whole number, {least} or more; got {number!r}.")

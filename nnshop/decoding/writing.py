@@ -8,9 +8,10 @@ from typing import Any, Callable
 import nnabla as nn
 import numpy as np
 
+from ..checks import check_count
 from ..core import AbstractCell, Tree
 from .best import best_of, check_finite, log_probabilities
-from .step import Decoded, Ready, Step, check_count, check_limit, prepare
+from .step import Decoded, Ready, Step, check_limit, prepare
 
 # From logits (B, V) to ids (B,), their log probabilities, and the logarithm of the sum of exp(logits).
 Choose = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
@@ -76,7 +77,7 @@ def sample(
 
     Args:
         cell, start, state, end, max_length, batch_size: As in `greedy`.
-        temperature: By what the logits are divided: below 1 safer, above 1 wilder.
+        temperature: By what the logits are divided: below 1 safer, above 1 wilder; from 1.2e-38 to 3.4e38, what 32 bits hold.
         top_k: Only the k most likely tokens are drawn.
         top_p: Only the most likely tokens are drawn, as few as have this probability together, after temperature and top_k.
             Among equals the lowest ids come first, as for top_k.
@@ -113,14 +114,22 @@ def _check_distribution(temperature: float, top_k: int | None, top_p: float | No
     check_temperature(temperature)
     if top_k is not None:
         check_count("top_k", top_k)
-    if top_p is not None and not 0 < top_p <= 1:
+    if top_p is not None and not (_is_number(top_p) and 0 < top_p <= 1):
         raise ValueError(f"top_p is a probability above 0, 1 at most; got {top_p}.")
 
 
 def check_temperature(temperature: float) -> None:
-    """Raises ValueError for one by which nothing can be divided."""
-    if not 0 < temperature < np.inf:
-        raise ValueError(f"temperature must be a number above 0; got {temperature}. For the most likely tokens use greedy.")
+    """Raises ValueError unless 32 bits hold a temperature in full precision."""
+    limits = np.finfo(np.float32)
+    if not _is_number(temperature) or not limits.tiny <= temperature <= limits.max:
+        raise ValueError(
+            f"temperature must be a number above 0; got {temperature!r}. 32 bits hold those from {limits.tiny:.2g} to "
+            f"{limits.max:.2g}. For the most likely tokens use greedy."
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
 
 
 def _generator(seed: int | np.random.RandomState | None) -> np.random.RandomState:
@@ -135,7 +144,7 @@ def _write(ready: Ready, end: int | None, limit: int, choose: Choose) -> Decoded
     finished, lengths, scores = np.zeros(len(ids), bool), np.zeros(len(ids), np.int64), np.zeros(len(ids))
     said, looks = [], []
     for t in range(limit):
-        logits, look = step(ids)
+        logits, look = step.go_on(ids)
         ids, log_p, log_sums = choose(logits)
         check_finite(log_sums, ~finished, t)
         scores += np.where(finished, 0, log_p)

@@ -8,21 +8,19 @@ from typing import Any
 import nnabla as nn
 import numpy as np
 
-from ..compiling import translations  # noqa: F401  (fills the table)
-from ..compiling.engine import Engine, Recent
 from ..compiling.memory import Memory
-from ..compiling.nodes import Unsupported, Weight
+from ..compiling.nodes import Weight
 from ..compiling.places import Place
-from ..compiling.plan import Plan, WeightGradient
+from ..compiling.plan import WeightGradient
 from ..compiling.products import multiply, pack
-from ..compiling.translate import Mixes, Translation
 from ..core import Tree, shapes, tree_leaves, tree_like, tree_map
-from ..functions import functions_of
 from ..kernels.array_function import array_of, give_gradient, gradient_of, gradient_to_write
 from ..portable import is_portable
-from .drawing import Draw, Drawing
+from . import explaining
+from .drawing import Drawing
 from .loop import check_every, find_running
-from .step_graph import StepGraph, as_list
+from .recipe import Recipe
+from .step_graph import as_list
 from .tracing import trace
 from .unrolled import check_state_kept
 
@@ -57,6 +55,7 @@ def iterate(
     if running is not None:
         function.stop_when(find_running(running, state))
     function.outside = graph.outside if nn.get_auto_forward() else []
+    explaining.take("compiled")
     made = as_list(function(*(inputs or [nn.Variable(())]), n_outputs=len(graph.outputs)))
     reached = graph.reached(graph.inputs)
     for output, inner in zip(made, graph.outputs):
@@ -66,53 +65,14 @@ def iterate(
     return tree_like(y, remaining), tree_like(after, remaining)
 
 
-class Recipe:
-    """A traced step, and its engines for the gradients that are asked for."""
-
-    def __init__(self, graph: StepGraph, n_x: int, n_y: int) -> None:
-        self.outputs, self.n_x, self.n_y = graph.outputs, n_x, n_y
-        self.n_states = len(graph.outputs) - n_y
-        n_closures = len(graph.inputs) - n_x - self.n_states
-        self.draws = [draw for draw in graph.drawing if isinstance(draw, Draw)]
-        if any(draw.given for draw in self.draws):
-            raise Unsupported("RandomChoice draws by weights that depend on the state")
-        drawn = [draw.output for draw in self.draws]
-        self.inputs = [*graph.inputs, *drawn]
-        self.kinds = ["x"] * n_x + ["state"] * self.n_states + ["closure"] * n_closures + ["drawn"] * len(drawn)
-        self.functions = [f for f in functions_of(graph.outputs) if f.outputs[0] not in drawn]
-        self.batch = self._find_batch()
-        self._engines: dict[frozenset[int], Engine] = {}
-
-    def _find_batch(self) -> int | None:
-        """How many rows there are, or None where they meet."""
-        leaves = self.inputs[: self.n_x + self.n_states]
-        sizes = {v.shape[0] if v.ndim else None for v in leaves}
-        (batch,) = sizes if len(sizes) == 1 else (None,)
-        if batch is None or all(v.ndim < 2 for v in leaves):
-            return None
-        try:
-            self._first: Translation | None = self._translate(batch)
-        except Mixes:
-            return None
-        return batch
-
-    def _translate(self, batch: int | None) -> Translation:
-        return Translation(self.inputs, self.kinds, self.functions, self.outputs, batch)
-
-    def engine(self, wanted: frozenset[int]) -> Engine:
-        if wanted not in self._engines:
-            self._engines[wanted] = Engine(Plan(self._translate(self.batch), self.n_y, wanted))
-        return self._engines[wanted]
+BUDGET = 2**30  # bytes that the buffers of one sequence may take; a longer sequence is done in parts
+CHECK_EACH = 16  # after so many steps it is seen whether a sequence has ended
 
 
 def pack_weight(weight: Weight, array: np.ndarray, packed: np.ndarray | None) -> np.ndarray:
     """Packs a part of an array from outside, where it was packed before, if it was."""
     part = array.reshape(-1, weight.columns)[weight.row : weight.row + weight.rows]
     return pack(part.T if weight.transposed else part, packed)
-
-
-_RECIPES = Recent(64)
-CHECK_EACH = 16  # after so many steps it is seen whether a sequence has ended
 
 
 class Compiled(Drawing):
@@ -131,11 +91,15 @@ class Compiled(Drawing):
         self.random = bool(recipe.draws)
         self.recipe, self.length, self.reverse, self.batch_major = recipe, length, reverse, batch_major
         self.batch = recipe.batch or 1
-        self.checkpoints, self.running = False, None
-        self._divide(length)
+        self.checkpoints = False
+        self.running: int | None = None
         self.packed: dict = {}
         self.outside: list = []
         self._use(wanted)
+        steps = max(1, BUDGET // max(1, self.plan.bytes_of_a_step(self.batch)))
+        self._divide(length)
+        if steps < length:
+            self.keep_each(steps)
 
     def _divide(self, every: int) -> None:
         """Runs so many steps at a time."""
@@ -242,7 +206,7 @@ class Compiled(Drawing):
             if kind == "x":
                 memory.give(place, self._steps(array_of(inputs[i]), part))
             elif kind == "drawn":
-                steps = self._draw(part)[i - len(self.recipe.inputs)]
+                steps = self._draw(part)[self.recipe.drawn(i)]
                 memory.give(place, steps.reshape(len(part), self.batch, -1))
             else:
                 memory.bind(place.buffer, self.plan.graph.arrays[i] if kind == "array" else array_of(inputs[i]))
@@ -307,6 +271,8 @@ class Compiled(Drawing):
         for k, d in enumerate(carried):
             gradients.give(n_x + k, d)
         self.kept = self.kept if len(self.parts) > 1 else []
+        if self.checkpoints:
+            self.memories, self.part_in = {}, {}  # what is large is not held until the next pass
 
     def _memory_of(self, part: range, inputs: Sequence[nn.Variable], states: Sequence[np.ndarray]) -> Memory:
         """What the forward pass left of a part; runs it again where that is gone."""

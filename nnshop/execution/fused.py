@@ -12,6 +12,7 @@ from ..functions import reshape, swap_time
 from ..kernels import why_not_compiled
 from ..parametric_functions import GateWeights
 from ..portable import is_portable
+from . import explaining
 
 KINDS = ("lstm", "gru", "gru_before", "rnn", "rnn_relu")
 
@@ -48,6 +49,7 @@ def fused(
     Returns:
         y `(B, T, H)`, and the final states.
     """
+    explaining.take("cudnn")
     biases = [b for b in (weights.b, h2h_bias) if b is not None]
     run = _compiled if not why_not_compiled() else _cudnn
     return run(kind, x, weights, biases, list(states), mask, reverse)

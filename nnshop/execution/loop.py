@@ -10,6 +10,7 @@ import nnabla.functions as F
 
 from ..core import Tree, is_whole, shapes, tree_leaves, tree_like, tree_map
 from ..portable import is_portable
+from . import explaining
 from .drawing import Drawing
 from .moving import Mover
 from .step_graph import StepGraph, as_list
@@ -38,6 +39,7 @@ def iterate(
     reached = graph.reached(graph.inputs)
     if not any(v.need_grad for v in inputs) or not any(v in reached for v in graph.outputs):
         every = length  # no backward pass is to come
+    explaining.take("loop")
     loop = Loop(graph, len(tree_leaves(xs)), len(tree_leaves(y)), length, reverse, every)
     if running is not None:
         loop.running = loop.states[find_running(running, state)].variable

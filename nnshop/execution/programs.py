@@ -11,7 +11,8 @@ import numpy as np
 from ..compiling.memory import Memory
 from ..compiling.nodes import Weight
 from ..kernels.array_function import array_of
-from .compiled import Recipe, pack_weight
+from .compiled import pack_weight
+from .recipe import Recipe
 from .step_graph import StepGraph
 
 
@@ -45,12 +46,13 @@ class Programs:
         self._packed: dict[Weight, np.ndarray] = {}
         self._given: dict[int, np.ndarray] = {}
         self._drawn = False
+        leaves = [*graph.inputs, *(draw.source for draw in self._recipe.draws)]
         self._side, self._sides = 0, [self._look(), self._look()]
         for (kind, i), place in self._plan.inputs.items():
             if kind == "array":
                 self._memory.bind(place.buffer, self._plan.graph.arrays[i])
             else:  # one array may lie in two places, as one for each row and as one for all
-                array = self._given.setdefault(i, np.zeros(self._recipe.inputs[i].shape, np.float32))
+                array = self._given.setdefault(i, np.zeros(leaves[i].shape, np.float32))
                 self._memory.bind(place.buffer, array)
 
     def refresh(self) -> None:
@@ -72,7 +74,7 @@ class Programs:
         for i, x in enumerate(xs):
             if i in self._given:
                 self._given[i][...] = x
-        for i, draw in enumerate(self._recipe.draws, len(self._recipe.inputs) - len(self._recipe.draws)):
+        for i, draw in enumerate(self._recipe.draws, self._constant + len(self._closures)):
             if i in self._given:
                 draw.fill(self._given[i], not self._drawn)
         self._drawn = True

@@ -8,18 +8,20 @@ from typing import Any, Callable
 import nnabla as nn
 import nnabla.functions as F
 
-from ..core import AbstractCell, Tree, batch_size_of, check_state, shapes, tree_leaves, tree_map
+from ..building import building
+from ..checks import check_flag, check_variable
+from ..core import AbstractCell, Tree, batch_size_of, check_cell, check_state, shapes, tree_leaves, tree_map
 from ..functions import length_mask, swap_time, where, without_padding
 from ..kernels import why_not_arrays
 from ..kernels import why_not_compiled as why_not_llvm
 from ..kernels.hold import Hold
-from ..parameters import clean_after_error
+from ..sharing import warn_of_sharing
+from . import explaining
 from .fused import why_not_fused
 from .ways import (
     WAYS,
     check_checkpoints,
     check_compiled,
-    check_variables,
     check_way,
     iterate,
     iterate_plainly,
@@ -28,7 +30,7 @@ from .ways import (
 )  # fmt: skip
 
 
-@clean_after_error()
+@building()
 def run(
     cell: AbstractCell,
     xs: Tree,
@@ -79,26 +81,50 @@ def run(
     if way == "compiled":
         check_compiled()
     check_cell(cell)
+    check_flag("reverse", reverse)
     length = sequence_length(xs, length, axis=1)
     batch = batch_size_of(xs, state)
-    if batch is None or batch < 1:
-        raise ValueError(
-            f"a batch needs at least one row; xs has shapes {shapes(xs)}. "
-            "Without inputs pass state=cell.initial_state(batch_size)."
-        )
+    if batch is None:
+        raise ValueError("without inputs the batch size must be given: state=cell.initial_state(batch_size).")
     if any(leaf.shape[0] != batch for leaf in tree_leaves(xs)):
         raise ValueError(f"all inputs must have one batch size; they have shapes {shapes(xs)}.")
+    anew, inputs = state is None and cell.name is None, tree_leaves(xs)
     if state is None:
         state = cell.initial_state(batch)
     check_state(cell, "needs", state, batch)
     mask = _find_mask(mask, lengths, batch, length)
+    explaining.begin(cell, length)
     options: dict[str, Any] = {"length": length, "reverse": reverse, "way": way}
     if checkpoint_every is None:
         ys, state = over(cell, xs, state, mask, **options)
     else:
         run_steps = _compiled if way == "compiled" else _step_by_step
-        ys, state = run_steps(cell, xs, state, mask, **options, checkpoint_every=checkpoint_every)  # type: ignore[misc]
+        ys, state = run_steps(cell, xs, state, mask, **options, checkpoint_every=checkpoint_every)
+    if anew:
+        warn_of_sharing(cell, inputs, tree_leaves(ys))
     return (ys, state) if mask is None else (tree_map(lambda y: _hold(y, mask, reverse, way), ys), state)
+
+
+def explain(what: AbstractCell | Callable | nn.Variable, *inputs: Tree, **options: Any) -> None:
+    """Prints which way each sequence of a model takes, and why not a better one.
+
+    Nothing is computed, and no parameter is made.
+
+    Args:
+        what: A cell, which is run over the inputs; any function that builds a graph, such as a layer or a whole model; or the
+            output of a graph, of which only the kinds of functions are told.
+        inputs: What the function, or `run`, is called with: Variables.
+        options: Likewise, such as `units` of a layer or `lengths`.
+
+    Example:
+        >>> explain(nnshop.lstm, nn.Variable((4, 20, 3)), 8)
+        LSTMCell(8), 20 steps: compiled
+        >>> explain(nnshop.LSTMCell(8), nn.Variable((4, 2, 3)))
+        LSTMCell(8), 2 steps: unrolled
+          not compiled: a sequence of 2 steps is too short to pay for the call; it is compiled from 4 on
+          not loop: a sequence of 2 steps is unrolled; from 500 on it is run in a loop
+    """
+    print(explaining.explain(what, *inputs, run=run, **options))
 
 
 def over(
@@ -157,19 +183,13 @@ def _with_mask(cell: AbstractCell, xs: Tree, mask: nn.Variable | None) -> tuple[
     return (cell, xs) if mask is None else (_masked(cell), (xs, mask))
 
 
-def check_cell(cell: Any) -> None:
-    """Raises TypeError unless this is a cell."""
-    if not isinstance(cell, AbstractCell):
-        raise TypeError(f"a cell is what LSTMCell(8), stack(...) or lift(function) returns; got {cell!r}.")
-
-
 def _find_mask(mask: nn.Variable | None, lengths: Any, batch: int, length: int) -> nn.Variable | None:
     if mask is not None and lengths is not None:
         raise ValueError("give a mask or lengths, not both.")
     if lengths is not None:
         mask = length_mask(lengths, length)
     if mask is not None:
-        check_variables(mask)
+        check_variable("the mask", mask)
         if mask.shape != (batch, length):
             raise ValueError(f"a mask must have the shape (B, T) of the inputs, {(batch, length)}; got {mask.shape}.")
     return mask

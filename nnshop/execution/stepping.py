@@ -9,15 +9,18 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
+from ..building import building
+from ..checks import check_count
 from ..compiling.nodes import Unsupported
 from ..context import in_float32
-from ..core import AbstractCell, Tree, batch_size_of, check_state, is_whole, shapes, tree_leaves, tree_like, tree_map
-from ..functions import reshape
+from ..core import AbstractCell, Tree, batch_size_of, check_cell, check_state, shapes, tree_leaves, tree_like, tree_map
+from ..functions import functions_of, reshape
+from ..ids import known_ids
 from ..kernels import why_not_compiled
 from ..kernels.array_function import array_of
 from ..parameters import no_new_parameters
 from . import explaining
-from .running import check_cell, run
+from .running import run
 from .step_graph import NotRepeatable, StepGraph
 from .tracing import trace
 from .unrolled import check_state_kept
@@ -42,6 +45,7 @@ class Stepper:
         compiled (bool): Whether the step is machine code.
         graph (StepGraph): The traced step.
         output: The tree of Variables that it gives.
+        ids (list): Of each input how many ids it takes, where it goes right into an embedding, else None.
 
     Raises:
         TypeError: The cell is no cell.
@@ -60,6 +64,7 @@ class Stepper:
         array([0., 0., 0., 0.], dtype=float32)
     """
 
+    @building()
     def __init__(self, cell: AbstractCell, x: Tree = None, batch_size: int | None = None) -> None:
         check_cell(cell)
         self.cell = cell
@@ -76,8 +81,7 @@ class Stepper:
     # The engine
 
     def _build(self, batch_size: int) -> None:
-        if not is_whole(batch_size) or batch_size < 1:
-            raise ValueError(f"batch_size must be a whole number, 1 or more; got {batch_size!r}.")
+        check_count("batch_size", batch_size)
         self.batch_size, self._begun = int(batch_size), False
         self._xs = tree_map(lambda v: nn.Variable((self.batch_size, *v.shape[1:])), self._example)
         self._states = tree_map(lambda spec: nn.Variable((self.batch_size, *spec.shape)), self.cell.state)
@@ -87,19 +91,24 @@ class Stepper:
         if not self.compiled:
             self._trace(self._sequence_of_one)
             self._engine = Functions(self.graph, len(self._x_shapes))
+        self.ids = [_embedded(self.graph, leaf) for leaf in self.graph.inputs[: len(self._x_shapes)]]
 
     def _compile(self) -> Any:
         """The programs of the step; None where it cannot be compiled."""
+        explaining.begin(self.cell, 1)
         reason = why_not_compiled()
         if not reason:
             from .programs import Programs  # here: LLVM takes time to import, and may not be there
 
             self._trace(self.cell)
             try:
-                return Programs(self.graph, len(self._x_shapes), len(tree_leaves(self.output)))
+                made = Programs(self.graph, len(self._x_shapes), len(tree_leaves(self.output)))
+                explaining.take("compiled")
+                return made
             except Unsupported as error:
                 reason = str(error)
-        explaining.note("compiled", reason)
+        explaining.refuse("compiled", reason)
+        explaining.take("unrolled")
         return None
 
     def _sequence_of_one(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
@@ -109,7 +118,7 @@ class Stepper:
         return tree_map(lambda v: reshape(v, (v.shape[0], *v.shape[2:])), y), state
 
     def _trace(self, step: Any) -> None:
-        with no_new_parameters(), nn.no_grad():
+        with no_new_parameters(), nn.no_grad(), known_ids():
             try:
                 self.graph, self.output, after = trace(step, self._xs, self._states)
             except NotRepeatable as error:
@@ -140,7 +149,7 @@ class Stepper:
             A tree of arrays, the output of the cell.
 
         Raises:
-            ValueError: x has other shapes than the example.
+            ValueError: x has other shapes than the example, or ids that an embedding does not have.
         """
         if not self._begun:
             self.reset()
@@ -150,6 +159,9 @@ class Stepper:
                 f"{self.cell} is stepped with inputs of the shapes {shapes(self._xs)}; "
                 f"got {tree_map(np.shape, x)}. For another batch size call reset(batch_size=...)."
             )
+        for ids, size in zip(given, self.ids):
+            if size is not None:
+                _check_ids(ids, size)
         ys = self._engine.step(given)
         return tree_like(self.output, [y.copy() for y in ys] if copy else ys)
 
@@ -167,6 +179,7 @@ class Stepper:
         self._engine.start(tree_leaves(state), width)
         self._begun = True
 
+    @building()
     def reset(self, batch_size: int | None = None, *, rows: Any = None) -> None:
         """Begins anew, from the initial state of the cell.
 
@@ -310,6 +323,25 @@ class Functions:
         for leaf, v in zip(self._before, states):
             leaf.data = v.data
         self._stepped = False
+
+
+def _embedded(graph: StepGraph, leaf: nn.Variable) -> int | None:
+    """How many rows the embedding of these ids has, where they go right into one."""
+    same, sizes = {leaf}, []
+    for function in functions_of(graph.outputs):
+        if function.inputs and function.inputs[0] in same:
+            if function.info.type_name in ("Reshape", "Identity"):
+                same.update(function.outputs)
+            if function.info.type_name == "Embed":
+                sizes.append(function.inputs[1].shape[0])
+    return min(sizes, default=None)
+
+
+def _check_ids(ids: np.ndarray, size: int) -> None:
+    with np.errstate(invalid="ignore"):
+        wrong = (ids.astype(np.int64) != ids) | (ids < 0) | (ids >= size)
+    if wrong.any():
+        raise ValueError(f"ids must be whole numbers from 0 to {size - 1}; got {ids[wrong][:5].tolist()}.")
 
 
 def _variable(leaf: Any) -> Any:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+from functools import wraps
 from typing import Any, Callable
 
 import nnabla as nn
 import numpy as np
 from nnabla.function import PythonFunction
 
+from ..blocks import Blocks
 from ..core import Tree, tree_leaves, tree_map
 from ..functions import functions_of
 from .step_graph import NotRepeatable, StepGraph
@@ -58,21 +59,27 @@ class _Call:
         self.functions = functions_of(self.outputs)
 
 
-@contextmanager
-def noting_python_functions(found: dict[Any, PythonFunction]) -> Iterator[None]:
-    """Notes which Python object computes which function that is made in this block; NNabla itself does not tell."""
-    call = PythonFunction.__call__
+_NOTES: Blocks[dict[Any, PythonFunction]] = Blocks("notes of Python functions")
 
-    def noted(self: PythonFunction, *inputs: nn.Variable, **options: Any) -> Any:
+
+def noting_python_functions(found: dict[Any, PythonFunction]) -> AbstractContextManager:
+    """Notes which Python object computes which function that this thread makes in the block; NNabla itself does not tell."""
+    return _NOTES.open(found)
+
+
+def _noted(call: Callable) -> Callable:
+    @wraps(call)
+    def noting(self: PythonFunction, *inputs: nn.Variable, **options: Any) -> Any:
         made = call(self, *inputs, **options)
-        found[(made[0] if isinstance(made, (list, tuple)) else made).parent] = self
+        for found in _NOTES.values():
+            found[(made[0] if isinstance(made, (list, tuple)) else made).parent] = self
         return made
 
-    PythonFunction.__call__ = noted
-    try:
-        yield
-    finally:
-        PythonFunction.__call__ = call
+    return noting
+
+
+# Once and for all: exchanged for the time of a block it would be exchanged for other threads, and may be put back too early.
+PythonFunction.__call__ = _noted(PythonFunction.__call__)
 
 
 def _check_same(first: _Call, second: _Call) -> None:

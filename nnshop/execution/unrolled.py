@@ -10,12 +10,14 @@ import nnabla.functions as F
 from ..context import in_float32
 from ..core import Tree, shapes, tree_map
 from ..functions import unstack
+from . import explaining
 
 
 def iterate(
     step: Callable, xs: Tree, state: Tree, length: int, reverse: bool, running: Callable | None = None
 ) -> tuple[Tree, Tree]:
     """Splits, loops and stacks; see `nnshop.execution.iterate`."""
+    explaining.take("unrolled")
     columns = tree_map(unstack, xs)  # lists of T Variables are leaves
     before, ys = shapes(state), []
     for t in reversed(range(length)) if reverse else range(length):

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Callable
 
-import nnabla as nn
-
+from ..building import building
+from ..checks import check_count, check_flag
 from ..compiling.nodes import Unsupported
-from ..core import Tree, shapes, tree_leaves
+from ..core import Tree, check_variables, shapes, tree_leaves
 from ..kernels import why_not_compiled as why_not_llvm
 from ..portable import is_portable
+from ..sharing import sharing_is_meant
 from . import explaining, loop, unrolled
 from .step_graph import NotRepeatable
 
@@ -33,6 +34,7 @@ COMPILED_FROM = 4
 LOOP_FROM = 500
 
 
+@building()
 def iterate(
     step: Callable,
     xs: Tree,
@@ -67,8 +69,8 @@ def iterate(
         running: Tells the leaf of the state that is 0 (all of it) after the last step that matters, such as
             `lambda state: state[1]`. Where that is known while it runs, in the loop and in auto-forward mode, later steps are
             not computed. Elsewhere they are: they must leave alone what is used of the state. Their outputs mean nothing.
-        checkpoint_every: For "loop" and "compiled": keeps each k-th state only, and computes those between once more in the backward pass;
-            about sqrt(T) needs least memory. By default it keeps all.
+        checkpoint_every: For "loop" and "compiled": keeps each k-th state only, and computes those between once more in the
+            backward pass; about sqrt(T) needs least memory. By default it keeps all.
 
     Returns:
         `(ys, state)`: a tree of Variables `(T, ...)`, and the last state.
@@ -86,13 +88,17 @@ def iterate(
     """
     check_way(way)
     length = sequence_length(xs, length, axis=0)
+    check_variables(state, "a state")
+    check_flag("reverse", reverse)
     check_checkpoints(checkpoint_every, way)
+    explaining.begin(step, length)
     options: dict[str, Any] = {} if checkpoint_every is None else {"checkpoint_every": checkpoint_every}
     if way == "compiled":
         check_compiled()
-    if way == "auto":
-        return _iterate_fast(step, xs, state, length, reverse, running)
-    return WAYS[way](step, xs, state, length, reverse, running, **options)
+    with sharing_is_meant():  # among steps
+        if way == "auto":
+            return _iterate_fast(step, xs, state, length, reverse, running)
+        return WAYS[way](step, xs, state, length, reverse, running, **options)
 
 
 def _iterate_fast(
@@ -116,7 +122,7 @@ def try_compiled(
             return _compiled(step, xs, state, length, *options, **more), True
         except (NotRepeatable, Unsupported) as error:
             reason, repeatable = str(error), not isinstance(error, NotRepeatable)
-    explaining.note("compiled", reason)
+    explaining.refuse("compiled", reason)
     return None, repeatable
 
 
@@ -140,7 +146,7 @@ def iterate_plainly(
             return loop.iterate(step, xs, state, length, reverse, running)
         except NotRepeatable as error:  # it can be unrolled
             reason = str(error)
-    explaining.note("loop", reason)
+    explaining.refuse("loop", reason)
     return unrolled.iterate(step, xs, state, length, reverse, running)
 
 
@@ -171,16 +177,6 @@ def check_checkpoints(checkpoint_every: int | None, way: str) -> None:
         raise ValueError(f"checkpoint_every is an option of way='loop'; got way={way!r}. way='compiled' takes it too.")
 
 
-def check_variables(xs: Tree) -> None:
-    """Raises TypeError unless all leaves are Variables."""
-    for leaf in tree_leaves(xs):
-        if not isinstance(leaf, nn.Variable):
-            raise TypeError(
-                f"sequences are Variables, or tuples of them; got {type(leaf).__name__}. "
-                "Wrap an array in nn.Variable.from_numpy_array."
-            )
-
-
 def sequence_length(xs: Tree, length: int | None, axis: int) -> int:
     """Finds the number of steps in xs, along this axis, and in `length`; raises ValueError where they give none, or several."""
     check_variables(xs)
@@ -194,6 +190,5 @@ def sequence_length(xs: Tree, length: int | None, axis: int) -> int:
             f"all inputs, and length, must have one number of steps; inputs have shapes {shapes(xs)}, length is {length}."
         )
     (steps,) = found
-    if steps < 1:
-        raise ValueError(f"a sequence needs at least one step; got {steps}. Leave empty sequences out, or mask them.")
-    return steps
+    check_count("length", steps)
+    return int(steps)

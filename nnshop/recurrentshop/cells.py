@@ -8,6 +8,7 @@ from typing import Any
 
 import nnabla as nn
 
+from ..checks import check_sizes
 from ..core import AbstractCell, StateSpec, Tree
 from ..functions import activation as find_activation
 from .config import TABLE
@@ -66,8 +67,7 @@ class RNNCell(AbstractCell):
 
     def __post_init__(self) -> None:
         units = self.units if self.units is not None else self.output_dim
-        if not isinstance(units, int) or units < 1:
-            raise ValueError(f"{type(self).__name__} needs units >= 1, a whole number; got {units!r}.")
+        check_sizes(type(self).__name__, units=units)
         object.__setattr__(self, "units", units)
         object.__setattr__(self, "output_dim", None)
         if self.name is None:
@@ -237,8 +237,7 @@ class RHNCell(RNNCell):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.recurrence_depth, int) or self.recurrence_depth < 1:
-            raise ValueError(f"RHNCell needs recurrence_depth >= 1, a whole number; got {self.recurrence_depth!r}.")
+        check_sizes("RHNCell", recurrence_depth=self.recurrence_depth)
 
     def call(self, x: nn.Variable, *states: nn.Variable) -> tuple[nn.Variable, ...]:
         (h,) = states

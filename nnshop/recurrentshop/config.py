@@ -93,6 +93,7 @@ def encode(value: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
         if id(value) in names:
             return {"name": names[id(value)]}
         if isinstance(value, Described) and id(type(value)) in names:
+            _check_carried(type(value))
             return make(value, value.arguments())
         if is_dataclass(value) and id(type(value)) in names:
             return make(value, {field.name: getattr(value, field.name) for field in fields(value)})
@@ -105,6 +106,16 @@ def encode(value: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:
         )
 
     return go(value)
+
+
+def _check_carried(kind: type) -> None:
+    """Raises ValueError where a class has an `__init__` of its own, but not what says what that was given."""
+    made, told = (next(c for c in kind.__mro__ if name in vars(c)) for name in ("__init__", "arguments"))
+    if made is not told and issubclass(made, told):
+        raise ValueError(
+            f"{kind.__name__} has an __init__ of its own, and {told.__name__}.arguments() does not know its options, so a "
+            f"config would lose them. Define {made.__name__}.arguments() too: a dictionary of all that __init__ takes."
+        )
 
 
 def decode(data: Any, custom_objects: Mapping[str, Any] | None = None) -> Any:

@@ -12,13 +12,13 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
-from ..combinators import MERGES, Readout, Stack, Sync, Wrapper, lift, readout, stack, sync, teacher_forced
-from ..core import AbstractCell, Cell, StateSpec, Tree, output_shape, shapes, tree_leaves, tree_like, tree_map
+from ..building import building
+from ..combinators import MERGES, Readout, Stack, Sync, Wrapper, lift, readout, teacher_forced
+from ..core import AbstractCell, Cell, StateSpec, Tree, check_variables, output_shape, shapes, tree_leaves, tree_like, tree_map
 from ..execution import run
-from ..execution.ways import check_variables
 from ..functions import activation as find_activation
 from ..layers import last_output
-from ..parameters import clean_after_error, current_path
+from ..parameters import current_path, join
 from ..training import CarriedState
 from ..values import expect, together
 from .config import TABLE, Described, decode, encode
@@ -40,6 +40,10 @@ class Owned(Wrapper, Described):
     @property
     def name(self) -> str | None:
         return self.layer.name
+
+    @property
+    def owner(self) -> Any:
+        return self.layer
 
     def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
         with self.layer.scope():
@@ -138,7 +142,7 @@ class Layer(Described):
                 yield
             return
         if self._path is None:
-            self._path = "/".join(filter(None, (here, self.name)))
+            self._path = join(here, self.name)
         with nn.parameter_scope(self._path, scope=nn.parameter.root_scope):
             yield
 
@@ -211,7 +215,7 @@ class RecurrentLayer(Layer):
 
     # ----------------------------------------------------------------------------------------------------------------- call
 
-    @clean_after_error()
+    @building()
     def __call__(
         self,
         x: Tree,
@@ -472,7 +476,8 @@ class RecurrentSequential(RecurrentLayer):
     def cell(self) -> AbstractCell:
         if not any(cell.state != () for cell in self.cells):
             raise ValueError(f"{self.name}: has no cell with a state; add() one.")
-        return sync(*map(Flat, self.cells)) if self.state_sync else stack(*self.cells)
+        # Not by stack or sync: a cell that is added twice shares its weights, as in Keras.
+        return Sync(tuple(map(Flat, self.cells))) if self.state_sync else Stack(tuple(self.cells))
 
     def feed_back(self, cell: AbstractCell, x: Tree) -> AbstractCell:
         if self.readout is False:

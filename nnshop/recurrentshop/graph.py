@@ -10,6 +10,7 @@ import nnabla.function
 
 from ..core import AbstractCell, Cell, Tree, tree_leaves, tree_like, tree_map
 from ..functions import functions_of
+from ..ids import checked_ids
 
 WAY_OUT = "Pass a function (x, *states) -> (y, *states) in place of the graph: it is called at the batch size that is run."
 
@@ -82,6 +83,10 @@ class WiredStep:
         kind = function.info.type_name
         if kind == "Dropout" and not self.dropout:
             return given
+        if kind == "CheckedIds":  # below it is made anew for each table
+            return given
+        if kind == "Embed":
+            given = [checked_ids(given[0], given[1].shape[0], "embed: an id"), given[1]]
         # A function in Python may have the name of one of NNabla's.
         make = None if function.name == "Callback" else getattr(nnabla.function, kind, None)
         if make is None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections.abc import Iterator
+from itertools import count
 
-_used: Counter[str] = Counter()
+_numbers: dict[str, Iterator[int]] = {}
 
 
 def new_name(kind: type) -> str:
     """Returns `lstm_cell`, then `lstm_cell_1`, ... for the class LSTMCell."""
     base = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", kind.__name__).lower()
-    _used[base] += 1
-    return base if _used[base] == 1 else f"{base}_{_used[base] - 1}"
+    number = next(_numbers.setdefault(base, count()))  # no two threads get the same
+    return f"{base}_{number}" if number else base

@@ -14,7 +14,7 @@ import nnabla.functions as F
 import numpy as np
 from nnabla.parameter import get_parameter_or_create
 
-from ..parametric_functions import split_gates
+from ..parametric_functions import check_input, split_gates
 
 Activation = Callable[[nn.Variable], nn.Variable]
 
@@ -35,6 +35,7 @@ def side_by_side(init: Any, blocks: Sequence[int]) -> Any:
 
 def linear(x: nn.Variable, name: str, size: int, w_init: Any, bias: str | None, b_init: Any) -> nn.Variable:
     """Computes `x W (+ b)`; W is the parameter `name/W (D, size)`, b the one that `bias` names."""
+    check_input(f"{name} of a cell", x)
     weight = get_parameter_or_create(f"{name}/W", (x.shape[1], size), w_init)
     return F.affine(x, weight, get_parameter_or_create(bias, (size,), b_init) if bias else None)
 

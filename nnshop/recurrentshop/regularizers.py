@@ -11,11 +11,11 @@ import numpy as np
 
 from ..combinators import Wrapper
 from ..core import AbstractCell
-from ..parameters import all_parameters
+from ..parameters import all_parameters, join
 from .cells import RNNCell
 from .config import TABLE
 from .engine import Layer
-from .walk import join, layer_nodes
+from .walk import layer_nodes
 
 Regularizer = Callable[[nn.Variable], nn.Variable]
 Constraint = Callable[[np.ndarray], np.ndarray]

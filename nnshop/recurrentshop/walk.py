@@ -6,12 +6,8 @@ from collections.abc import Iterator
 
 from ..combinators import Stack, Sync, Wrapper, child_scopes
 from ..core import AbstractCell
+from ..parameters import join
 from .engine import Layer, Owned
-
-
-def join(*parts: str | None) -> str:
-    """Joins scopes and names that are there."""
-    return "/".join(filter(None, parts))
 
 
 def nodes(cell: AbstractCell, path: str) -> Iterator[tuple[AbstractCell, str]]:

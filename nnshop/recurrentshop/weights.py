@@ -14,11 +14,11 @@ import numpy as np
 from ..archive import ArchiveError, check_numbers
 from ..combinators import Lifted, Stack, Sync, Wrapper
 from ..core import AbstractCell
-from ..parameters import all_parameters
+from ..parameters import all_parameters, join
 from .cells import RNNCell
 from .engine import Layer
 from .keras_files import read_keras
-from .walk import join, layer_nodes
+from .walk import layer_nodes
 
 
 @dataclass(frozen=True)

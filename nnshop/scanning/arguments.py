@@ -10,6 +10,7 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
+from ..checks import check_variable
 from ..core import is_whole
 from ..functions import swap_time, unstack
 
@@ -19,7 +20,14 @@ def as_variable(value: Any, who: str) -> nn.Variable:
 
     Raises:
         TypeError: It is none of these.
+        ValueError: It is empty.
     """
+    made = _made_variable(value, who)
+    check_variable(who, made)
+    return made
+
+
+def _made_variable(value: Any, who: str) -> nn.Variable:
     if isinstance(value, nn.Variable):
         return value
     if isinstance(value, nn.NdArray):

@@ -11,13 +11,14 @@ import nnabla.functions as F
 import numpy as np
 from nnabla.parameter import get_parameter_or_create
 
+from ..building import building
 from ..core import Tree, is_whole, tree_map
 from ..execution import iterate
 from ..execution.replacing import Made, made_by
 from ..execution.step_graph import draws
 from ..execution.ways import check_checkpoints, check_way
 from ..functions import swap_time
-from ..parameters import clean_after_error, scratch
+from ..parameters import scratch
 from .arguments import Output, Sequence, as_variable, items, number_of_steps
 from .ending import Ending, ending, hold, last_steps, start_of
 from .returned import Returned
@@ -26,7 +27,7 @@ from .strict import check_closures
 from .updates import Updates
 
 
-@clean_after_error()
+@building()
 def scan(
     fn: Callable,
     sequences: Any = None,

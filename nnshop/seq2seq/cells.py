@@ -7,6 +7,7 @@ from typing import Any
 
 import nnabla as nn
 
+from ..checks import check_sizes
 from ..core import StateSpec, Tree
 from ..functions import activation as find_activation
 from ..recurrentshop.cells import Layout, RNNCell
@@ -32,8 +33,7 @@ class DecoderCell(RNNCell):
         super().__post_init__()
         if self.hidden_dim is None:
             object.__setattr__(self, "hidden_dim", self.units)
-        if not isinstance(self.hidden_dim, int) or self.hidden_dim < 1:
-            raise ValueError(f"{type(self).__name__} needs hidden_dim >= 1, a whole number; got {self.hidden_dim!r}.")
+        check_sizes(type(self).__name__, hidden_dim=self.hidden_dim)
 
     @property
     def state(self) -> Tree:

@@ -8,11 +8,13 @@ from typing import Any
 import nnabla as nn
 import numpy as np
 
+from ..checks import check_given_sizes, check_sizes, check_variable
 from ..core import is_whole
 from ..data import pad
 from ..execution.running import check_cell
+from ..owners import check_owners
 from ..parameters import MOST_SCOPES
-from ..scores import check_sizes, find_score
+from ..scores import find_score
 
 
 def check_settings(model: Any) -> None:
@@ -22,6 +24,7 @@ def check_settings(model: Any) -> None:
         raise ValueError(f"{who} needs a cell for its encoder, or several, one for each layer; got none.")
     for cell in (*model.layers, model.decoder):
         check_cell(cell)
+    check_owners(who, (*model.layers * (2 if model.bidirectional else 1), model.decoder))
     check_sizes(who, source_size=model.source_size, target_size=model.target_size, width=model.width)
     for name, token in {"start": model.start, "end": model.end}.items():
         if not is_whole(token) or not 0 <= token < model.target_size:
@@ -44,7 +47,7 @@ def _check_attention(model: Any) -> None:
         raise ValueError(f"bridge must be 'dense', 'copy' or None; got {model.bridge!r}.")
     if model.attention is not None:
         find_score(model.attention)
-        check_sizes("EncoderDecoder", attention_width=model.attention_width)
+        check_given_sizes("EncoderDecoder", attention_width=model.attention_width)
         return
     if model.bridge is None:
         raise ValueError("without a bridge and without attention the decoder would know nothing of the source.")
@@ -55,10 +58,9 @@ def _check_attention(model: Any) -> None:
 def check_batch(source: Any, target: Any, source_lengths: Any, target_lengths: Any) -> None:
     """Raises TypeError or ValueError unless these are ids `(B, S)` and `(B, T)`, and lengths `(B,)`."""
     for name, v in {"source": source, "target": target}.items():
-        if not isinstance(v, nn.Variable):
-            raise TypeError(f"the {name} must be a Variable of ids; got {type(v).__name__}.")
-        if v.ndim != 2 or 0 in v.shape:
-            raise ValueError(f"the {name} must be ids of shape (B, T), at least one step of one row; got {v.shape}.")
+        check_variable(f"the {name}", v)
+        if v.ndim != 2:
+            raise ValueError(f"the {name} must be ids of shape (B, T); got {v.shape}.")
     if source.shape[0] != target.shape[0]:
         raise ValueError(f"source and target need one batch size; they are {source.shape} and {target.shape}.")
     for name, lengths in {"source_lengths": source_lengths, "target_lengths": target_lengths}.items():

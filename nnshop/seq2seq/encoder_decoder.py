@@ -18,16 +18,18 @@ from nnabla.parameter import get_parameter_or_create
 from .. import decoding
 from ..archive import check_numbers, damage_named, read_archive, write_archive
 from ..attention import attend
+from ..building import building
+from ..checks import check_count
 from ..combinators import Wrapper, lift, stack, teacher_forced
 from ..context import in_float32
 from ..core import AbstractCell, StateSpec, Tree, tree_leaves, tree_like, tree_map
 from ..decoding import Decoded, decode
 from ..execution import run
 from ..functions import length_mask, linear_cross_entropy, reshape, sequence_loss, shift
+from ..ids import checked_ids
 from ..layers import bidirectional
-from ..parameters import check_weights, clean_after_error, no_new_parameters, put_parameters
+from ..parameters import check_weights, join, no_new_parameters, put_parameters
 from ..recurrentshop import config
-from ..recurrentshop.walk import join
 from ..scores import SCORES, Score
 from .checks import check_batch, check_settings, source_ids
 
@@ -123,7 +125,7 @@ class EncoderDecoder:
 
     # ------------------------------------------------------------------------------------------------------------- training
 
-    @clean_after_error()
+    @building()
     def loss(
         self,
         source: nn.Variable,
@@ -140,7 +142,8 @@ class EncoderDecoder:
 
         Args:
             source, target: Ids `(B, S)` and `(B, T)`, without start and end tokens. What is beyond the lengths may be anything.
-                Those within are not checked: of an id that is out of its range NNabla reads memory that is not the table's.
+                On the CPU those within are checked when the graph runs; on a device, and in `portable()`, they are not, and
+                NNabla reads foreign memory.
             source_lengths, target_lengths: `(B,)`, numbers or a Variable; by default all of S and T.
             training: Whether dropout acts.
             sampling_probability: A Variable `(1,)` that training may change: so often, for each sample and step, the decoder
@@ -152,6 +155,7 @@ class EncoderDecoder:
 
         Raises:
             ValueError: Shapes that do not fit, lengths out of range, or settings that do not.
+            SystemError: When it runs, by NNabla, with a ValueError as its cause: a number within the lengths that is no id.
         """
         check_batch(source, target, source_lengths, target_lengths)
         with in_float32():  # ids
@@ -170,15 +174,14 @@ class EncoderDecoder:
     def _targets(self, target: nn.Variable, lengths: Any) -> tuple[nn.Variable, nn.Variable, nn.Variable | None]:
         """What the decoder is fed, what it is to say, and which steps count: `(B, T + 1)` each."""
         batch, steps = target.shape
+        counts = None
+        if lengths is not None:
+            within = length_mask(lengths, steps)  # checks them
+            target = F.where(within, target, F.constant(self.end, target.shape))
+            counts = F.concatenate(F.constant(1, (batch, 1)), within, axis=1)
+        target = checked_ids(target, self.target_size, "the target: an id")
         said = F.concatenate(target, F.constant(self.end, (batch, 1)), axis=1)
-        fed = shift(said, F.constant(self.start, (batch,)))
-        if lengths is None:
-            return fed, said, None
-        within = length_mask(lengths, steps)  # checks them
-        within = F.concatenate(within, F.constant(0, (batch, 1)), axis=1)
-        counts = F.concatenate(F.constant(1, (batch, 1)), within[:, :-1], axis=1)
-        end = F.constant(self.end, said.shape)
-        return F.where(counts, fed, end), F.where(within, said, end), counts
+        return shift(said, F.constant(self.start, (batch,))), said, counts
 
     # --------------------------------------------------------------------------------------------------------------- the net
 
@@ -272,6 +275,7 @@ class EncoderDecoder:
 
     # ----------------------------------------------------------------------------------------------------------- generating
 
+    @building()
     def generate(
         self,
         source: Any,
@@ -301,7 +305,7 @@ class EncoderDecoder:
         ids, lengths = source_ids(source, lengths, self.source_size)
         max_length = 2 * ids.shape[1] + 10 if max_length is None else max_length
         rows = options.setdefault("width", 5) if method == "beam" else 1
-        decoding.check_count("width", rows)
+        check_count("width", rows)
         self._weights()
         with nn.auto_forward(False), nn.no_grad(), no_new_parameters(), nn.parameter_scope(self.name):
             encoded = self._encode(nn.Variable.from_numpy_array(ids), lengths, training=False)
@@ -352,7 +356,7 @@ class EncoderDecoder:
         return weights
 
     @classmethod
-    @clean_after_error()
+    @building()
     def load(cls, path: str | Path, custom_objects: Mapping[str, Any] | None = None) -> EncoderDecoder:
         """Reads what `save` wrote: makes the network again, and its weights in the scope of its name, below the open one.
 

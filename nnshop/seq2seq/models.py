@@ -9,11 +9,11 @@ import nnabla as nn
 import nnabla.functions as F
 import nnabla.parametric_functions as PF
 
+from ..building import building
+from ..checks import check_sizes
 from ..combinators import lift
-from ..core import AbstractCell
+from ..core import AbstractCell, check_variables
 from ..execution import run
-from ..execution.ways import check_variables
-from ..parameters import clean_after_error
 from ..recurrentshop.cells import LSTMCell
 from ..recurrentshop.config import TABLE
 from ..recurrentshop.engine import Layer, RecurrentSequential
@@ -67,10 +67,10 @@ class Seq2SeqModel(Layer):
         self.hidden_dim = output_dim if hidden_dim is None else hidden_dim
         self.depth = tuple(depth) if isinstance(depth, (list, tuple)) else (depth, depth)
         self.unroll, self.stateful = unroll, stateful
-        _check_sizes(who, output_dim=output_dim, output_length=output_length, hidden_dim=self.hidden_dim)
+        check_sizes(who, output_dim=output_dim, output_length=output_length, hidden_dim=self.hidden_dim)
         if len(self.depth) != 2:
             raise ValueError(f"{who} needs depth=n, or depth=(of the encoder, of the decoder); got {depth!r}.")
-        _check_sizes(who, **{"depth of the encoder": self.depth[0], "depth of the decoder": self.depth[1]})
+        check_sizes(who, **{"depth of the encoder": self.depth[0], "depth of the decoder": self.depth[1]})
         if not 0 <= dropout < 1:
             raise ValueError(f"{who} needs 0 <= dropout < 1, the share that is dropped; got {dropout!r}.")
         said = {
@@ -118,7 +118,7 @@ class Seq2SeqModel(Layer):
 
     # ------------------------------------------------------------------------------------------------------------- call
 
-    @clean_after_error()
+    @building()
     def __call__(self, x: nn.Variable, ground_truth: nn.Variable | None = None, training: bool = True) -> nn.Variable:
         """Runs the model.
 
@@ -179,12 +179,6 @@ class Seq2SeqModel(Layer):
         sizes = {"output_dim": self.output_dim, "output_length": self.output_length, "hidden_dim": self.hidden_dim}
         ways = {"depth": self.depth, "dropout": self.dropout, "unroll": self.unroll, "stateful": self.stateful}
         return {**sizes, **ways, "batch_input_shape": self.batch_input_shape, "name": self.name}
-
-
-def _check_sizes(who: str, **sizes: Any) -> None:
-    for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{who} needs {name} >= 1, a whole number; got {size!r}.")
 
 
 def _put_together(who: str, said: dict[str, Sequence[int | None] | None]) -> tuple[int | None, ...] | None:

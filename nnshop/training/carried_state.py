@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import values
-from ..core import AbstractCell, Tree, check_state, tree_leaves
+from ..core import AbstractCell, Tree, check_cell, check_state, tree_leaves
 
 
 class CarriedState:
@@ -34,6 +34,7 @@ class CarriedState:
     """
 
     def __init__(self, cell: AbstractCell, batch_size: int) -> None:
+        check_cell(cell)
         self.cell, self.batch_size = cell, batch_size
         self.initial = cell.initial_state(batch_size)
         if any(leaf.parent is not None or leaf.need_grad for leaf in tree_leaves(self.initial)):

@@ -38,6 +38,8 @@ def clip_grad_by_global_norm(solver: Any, max_norm: float) -> float:
         >>> clip_grad_by_global_norm(solver, 1.0), w.g
         (5.0, array([0.6, 0.8], dtype=float32))
     """
+    if not hasattr(solver, "get_parameters"):
+        raise TypeError(f"clip_grad_by_global_norm takes one of NNabla's solvers; got {solver!r}.")
     if not max_norm > 0:
         raise ValueError(f"max_norm must be positive; got {max_norm}.")
     gradients = [p.grad for p in solver.get_parameters().values()]

@@ -7,7 +7,8 @@ from pathlib import Path
 import nnabla as nn
 
 from ..archive import ArchiveError, check_numbers, damage_named, read_archive, write_archive
-from ..parameters import clean_after_error, put_parameters
+from ..building import building
+from ..parameters import put_parameters
 
 KIND = "file of parameters"
 
@@ -26,7 +27,7 @@ def save_parameters(path: str | Path) -> None:
     write_archive(path, KIND, {}, {name: v.d for name, v in nn.get_parameters(grad_only=False).items()})
 
 
-@clean_after_error()
+@building()
 def load_parameters(path: str | Path) -> None:
     """Reads what `save_parameters` wrote into the open scope; parameters that are not there yet are made.
 

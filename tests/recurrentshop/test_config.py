@@ -26,6 +26,7 @@ from nnshop.recurrentshop import (
     RecurrentModel,
     RecurrentSequential,
     RHNCell,
+    RNNCell,
     SimpleRNNCell,
     basic_cells,
     from_config,
@@ -178,3 +179,62 @@ def test_what_is_no_part_of_the_library_takes_what_it_likes() -> None:
         name: int
 
     assert decode({"make": "own", "arguments": {"name": 3}}, {"own": Own}) == Own(3)
+
+
+class Lost(RNNCell):
+    """The original's pattern: its option would be lost."""
+
+    def __init__(self, hidden_dim: int = 8, **options: Any) -> None:
+        self.hidden_dim = hidden_dim
+        super().__init__(units=2 * hidden_dim, **options)
+
+
+@dataclass(frozen=True, repr=False)
+class Carried(RNNCell):
+    """The same, with a field."""
+
+    hidden_dim: int = 8
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "units", 2 * self.hidden_dim)
+        super().__post_init__()
+
+    def call(self, x: nn.Variable, *states: nn.Variable) -> tuple[nn.Variable, ...]:
+        h = F.tanh(PF.affine(x, self.size) + states[0])
+        return h, h
+
+
+def test_an_option_of_a_cell_is_a_field_or_refused() -> None:
+    with pytest.raises(TypeError, match="Lost: its __init__ takes hidden_dim, which is no field"):
+        Lost(4)
+    assert Carried(hidden_dim=3, name="c") != Carried(hidden_dim=4, name="c")
+    rnn = built(Carried(hidden_dim=3))
+    values = call(rnn)
+    (back,) = call(from_config(json.loads(json.dumps(rnn.get_config({"Carried": Carried}))), {"Carried": Carried}))
+    assert back.shape == (2, 6)
+    np.testing.assert_array_equal(back, values[0])
+
+
+class Deep(RecurrentSequential):
+    """A layer whose option `arguments` does not know."""
+
+    def __init__(self, depth: int = 2, **options: Any) -> None:
+        super().__init__(**options)
+        self.depth = depth
+        for _ in range(depth):
+            self.add(nnshop.GRUCell(3))
+
+
+def test_an_option_of_a_layer_is_carried_or_refused() -> None:
+    class Deeper(Deep):
+        def arguments(self) -> dict[str, Any]:
+            return {"depth": self.depth, "name": self.name}
+
+        @classmethod
+        def from_arguments(cls, arguments: dict[str, Any]) -> Any:
+            return cls(**arguments)
+
+    with pytest.raises(ValueError, match=r"Deep has an __init__ of its own.*Define Deep\.arguments\(\) too"):
+        Deep(3).get_config({"Deep": Deep})
+    back = from_config(Deeper(3).get_config({"Deeper": Deeper}), {"Deeper": Deeper})
+    assert len(back.cells) == 3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -249,7 +248,7 @@ def test_a_layer_called_after_its_parameters_were_cleared_makes_them_where_they_
 
 
 def test_names_are_in_the_order_of_construction(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nnshop.recurrentshop.names._used", Counter())
+    monkeypatch.setattr("nnshop.recurrentshop.names._numbers", {})
     assert [rs.RecurrentSequential().name for _ in range(3)] == [
         "recurrent_sequential",
         "recurrent_sequential_1",

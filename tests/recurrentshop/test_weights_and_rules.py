@@ -357,7 +357,7 @@ def test_misuse_is_named() -> None:
     rnn.add(GRUCell(4, name="gru"))
     for wrong, match in (
         (nn.Variable((2, 3)), r"rnn: needs sequences \(B, T, ...\); got \(2, 3\)"),
-        (X, "sequences are Variables, or tuples of them; got ndarray"),
+        (X, "a sequence must be a Variable; got ndarray"),
     ):
         with pytest.raises((ValueError, TypeError), match=match):
             rnn(wrong)
