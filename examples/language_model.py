@@ -150,6 +150,41 @@ PRESETS = {
 }  # fmt: skip
 
 
+def layers(settings: Settings, init: UniformInitializer | None = None, training: bool = False) -> nnshop.AbstractCell:
+    """The recurrent layers, with dropout between them and before the output where it acts."""
+    dropout = [nnshop.lift(F.dropout, settings.dropout)] if training and settings.dropout else []
+    make = partial(CELLS[settings.cell], settings.units, w_init=init, recurrent_w_init=init, b_init=init)
+    made = [make(name=f"layer{i}") for i in range(settings.layers)]
+    return nnshop.stack(*[part for layer in made for part in (*dropout, layer)], *dropout)
+
+
+def output_weights(
+    size: int, settings: Settings, init: UniformInitializer | None = None
+) -> tuple[nn.Variable, nn.Variable, bool]:
+    """The weight (H, V), or the embedding's (V, H), the bias, and which weight it is."""
+    if settings.tied:
+        weight = get_parameter_or_create("embedding/embed/W", (size, settings.units))
+        return weight, get_parameter_or_create("output/b", (size,), init), True
+    weight = get_parameter_or_create("output/affine/W", (settings.units, size), init)
+    return weight, get_parameter_or_create("output/affine/b", (size,), init), False
+
+
+def project(h: nn.Variable, weight: nn.Variable, bias: nn.Variable, tied: bool) -> nn.Variable:
+    """The logits of outputs `(..., H)`."""
+    return F.affine(h, F.transpose(weight, (1, 0)) if tied else weight, bias, base_axis=h.ndim - 1)
+
+
+def speaker(settings: Settings, size: int) -> nnshop.AbstractCell:
+    """The model as a cell from words `(B,)` to logits `(B, V)`, on weights that exist."""
+    cell = layers(settings)
+
+    def step(words: nn.Variable, state: Any) -> tuple[nn.Variable, Any]:
+        h, state = cell(nnshop.embed(words, size, settings.units, name="embedding"), state)
+        return project(h, *output_weights(size, settings)), state
+
+    return nnshop.Cell(step, cell.state)
+
+
 class LanguageModel:
     """A graph of the model; all graphs with the same settings share their weights, found by name.
 
@@ -165,37 +200,21 @@ class LanguageModel:
         self, settings: Settings, size: int, batch_size: int, num_steps: int, training: bool = False, rng: Any = None
     ) -> None:
         init = UniformInitializer((-settings.init_scale, settings.init_scale), rng=rng)
-        units = settings.units
-
-        dropout = [nnshop.lift(F.dropout, settings.dropout)] if training and settings.dropout else []
-        make = CELLS[settings.cell]
-        layers = [
-            make(units, w_init=init, recurrent_w_init=init, b_init=init, name=f"layer{i}") for i in range(settings.layers)
-        ]
-        cell = nnshop.stack(*[part for layer in layers for part in (*dropout, layer)], *dropout)  # also before the output
+        cell = layers(settings, init, training)
         self.words = nn.Variable((batch_size, num_steps))
         self.targets = nn.Variable((batch_size, num_steps))
         self.mask = nn.Variable((batch_size, num_steps))
         self.state = CarriedState(cell, batch_size)
 
-        h = nnshop.embed(self.words, size, units, initializer=init, name="embedding")  # (B, T, H)
+        h = nnshop.embed(self.words, size, settings.units, initializer=init, name="embedding")  # (B, T, H)
         h, final = nnshop.run(cell, h, self.state.initial)
         self.state.follow(final)
-        weight, bias, tied = self._output_weights(size, settings, init)
-        # NNabla computes what is asked for: the logits where it generates, else a loss, which needs no logits.
-        self.logits = faster(F.affine(h, F.transpose(weight, (1, 0)) if tied else weight, bias, base_axis=2))  # (B, T, V)
+        weight, bias, tied = output_weights(size, settings, init)
+        # NNabla computes what is asked for: the logits, or a loss, which needs none.
+        self.logits = faster(project(h, weight, bias, tied))  # (B, T, V)
         loss = partial(linear_cross_entropy, h, weight, bias, self.targets, transpose=tied)
         self.losses = loss(reduction="batch_mean")
         self.masked_sum = loss(weights=self.mask, reduction="sum")
-
-    @staticmethod
-    def _output_weights(size: int, settings: Settings, init: UniformInitializer) -> tuple[nn.Variable, nn.Variable, bool]:
-        """The weight (H, V), or the embedding's (V, H), the bias, and which weight it is."""
-        if settings.tied:
-            weight = get_parameter_or_create("embedding/embed/W", (size, settings.units))
-            return weight, get_parameter_or_create("output/b", (size,), init), True
-        weight = get_parameter_or_create("output/affine/W", (settings.units, size), init)
-        return weight, get_parameter_or_create("output/affine/b", (size,), init), False
 
     def perplexity(self, streams: Streams, workers: Workers = ALONE) -> float:
         """The perplexity of streams to their end, with the state carried on; each of the workers has some of them."""
@@ -542,16 +561,14 @@ def report(settings: Settings, corpus: Corpus, valid: float) -> dict[str, dict[s
 def generate_texts(
     settings: Settings, vocabulary: Vocabulary, prompt: list[str], samples: int, length: int, temperature: float, seed: int
 ) -> list[str]:
-    """Samples texts that go on from a prompt, all at once, by one graph of one step."""
-    model = evaluation_model(settings, len(vocabulary), samples, 1)
+    """Samples texts that go on from a prompt, all at once, step by step."""
+    stepper = nnshop.Stepper(speaker(settings, len(vocabulary)), np.zeros(samples, int))
     rng = np.random.RandomState(seed)
     tokens = [vocabulary.encode([word] * samples) for word in prompt]
     for position in range(len(prompt) + length - 1):
-        model.words.d = tokens[position][:, None]
-        model.logits.forward(clear_buffer=True)
-        model.state.carry()
+        logits = stepper.step(tokens[position])
         if position + 1 >= len(prompt):
-            tokens.append(sample(model.logits.d[:, 0], temperature, rng, forbidden=vocabulary.ids[UNKNOWN]))
+            tokens.append(sample(logits, temperature, rng, forbidden=vocabulary.ids[UNKNOWN]))
     return [to_text(vocabulary.decode(row)) for row in np.stack(tokens, axis=1)]
 
 

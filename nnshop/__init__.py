@@ -11,6 +11,7 @@ from .config import show_config
 from .context import ContextError, use_context
 from .core import AbstractCell, Cell, StateSpec, output_shape, tree_leaves, tree_map
 from .execution import explain, iterate, run
+from .execution.stepping import Stepper
 from .export import save_nnp
 from .functions import length_mask, sequence_loss, shift, time_distributed_softmax_cross_entropy, unstack
 from .layers import GRU, LSTM, SimpleRNN, TimeDistributed, bidirectional, each, gru, lstm, simple_rnn

@@ -389,16 +389,14 @@ def test_it_attends_to_a_memory() -> None:
 
 
 @needs_kernels
-def test_what_is_the_same_at_each_step_is_packed() -> None:
-    cell = speaker("large")
-    state = states(cell, 300)
-    assert len(Step(cell, 300)._packed) == 2
-    assert_same(greedy(cell, 1, state, max_length=3), by_hand(cell, 1, state, 3), rtol=1e-4)
+@each_speaker
+def test_a_step_is_compiled(kind: str) -> None:
+    assert Step(speaker(kind), 3)._stepper.compiled
 
 
 @needs_kernels
 def test_a_weight_that_changes_with_each_step_is_not_packed() -> None:
-    """It is the state, and as large as one that is packed where it is constant."""
+    """It is the state."""
     size = 50
     cell = stack(lift(PF.embed, V, size), Cell(fast_weights, StateSpec((size,))), lift(PF.affine, V))
     with nn.auto_forward(False):
@@ -438,7 +436,7 @@ def test_without_numba_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "numba" else find_spec(name))
     best._kernel.cache_clear()
-    assert Step(cell, 3)._packed == []
+    assert not Step(cell, 3)._stepper.compiled
     for (method, options), same in zip(calls, expected):
         assert_same(method(cell, 1, state, end=END, max_length=5, **options), same, rtol=1e-4)
     best._kernel.cache_clear()

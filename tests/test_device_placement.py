@@ -178,9 +178,9 @@ def test_all_of_a_decoding_step_is_in_the_context_of_its_making() -> None:
     with nn.context_scope(CUDNN):
         step = decoding.Step(cell, 4)
     decoding.beam_search(step, 0, max_length=3, width=2)
-    assert not placed_elsewhere([step._sink, *step._states._taken], CUDNN)
-    assert step._packed == []
-    assert not in_python(step._sink)
+    engine = step._stepper._engine
+    assert not placed_elsewhere([engine._sink, *engine._taken], CUDNN)
+    assert not in_python(engine._sink)
 
 
 def test_half_there_has_floats_for_what_must_be_exact() -> None:

@@ -37,6 +37,9 @@ class Memory:
             "single": 1,
         }
         self._allocate(0)
+        self._address = self.table.ctypes.data
+        before, after = [place.buffer for place in plan.before], [place.buffer for place in plan.after]
+        self._turning = [*before, *after], [*after, *before]
 
     def _allocate(self, start: int) -> None:
         """Makes the buffers from this one on that lie in no other one, and are not outside."""
@@ -74,10 +77,17 @@ class Memory:
         place = self.plan.buffers.resolve(place)
         return self._arrays[place.buffer].reshape(-1, place.width)[:, place.offset : place.offset + size]
 
+    def turn(self) -> None:
+        """Lets the states after a step be those before the next one, in a memory of one step."""
+        buffers, turned = self._turning
+        self.table[buffers] = self.table[turned]
+        for buffer, array in zip(buffers, [self._arrays[buffer] for buffer in turned]):
+            self._arrays[buffer] = array
+
     def run(self, program: Program, function, backwards: bool) -> None:
         """Calls the machine code of a program for all rows."""
         steps, rows = (1, self.length * self.batch) if program.flat else (self.length, self.batch)
-        function(self.table.ctypes.data, steps, rows, 0, rows, int(backwards and not program.flat))
+        function(self._address, steps, rows, 0, rows, int(backwards and not program.flat))
 
     @property
     def bytes(self) -> int:

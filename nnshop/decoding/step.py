@@ -1,27 +1,18 @@
-"""One step of a cell that says something, on a graph that is built once."""
+"""One step of a cell that says something, and what decoding takes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
-from nnabla.function import PythonFunction
 
 from ..building import building
 from ..checks import check_count, check_variable
-from ..context import in_float32
-from ..core import AbstractCell, Tree, check_state, is_whole, tree_leaves, tree_map
-from ..execution import run
-from ..execution.running import check_cell
-from ..execution.step_graph import NotRepeatable, StepGraph
-from ..execution.tracing import noting_python_functions, trace
-from ..functions import functions_of, reshape
-from ..ids import known_ids
-from ..kernels import why_not_arrays, why_not_compiled
-from ..kernels.array_function import array_of
+from ..core import AbstractCell, Tree, check_cell, check_state, is_whole, shapes, tree_leaves, tree_map
+from ..execution.stepping import Stepper
+from ..functions import reshape
 from ..parameters import no_new_parameters
 
 LONGEST = 1000  # steps, where only an end token is given: a cell that is not trained may never say it
@@ -67,7 +58,7 @@ def tile(x: nn.Variable, width: int) -> nn.Variable:
 
 
 class Step:
-    """One step of a cell from ids to logits, on arrays. It keeps a graph for many calls of `greedy`, `sample`, `beam_search`.
+    """One step of a cell from ids to logits, on arrays. It serves many calls of `greedy`, `sample`, `beam_search`.
 
     The weights that the cell names must exist. Their values are read at the beginning of each call, and what the cell holds,
     such as the memory of an attention and what is computed of it, is computed there, once. One call at a time may use it.
@@ -101,95 +92,40 @@ class Step:
         check_cell(cell)
         check_count("batch_size", batch_size)
         self.cell, self.batch_size = cell, int(batch_size)
-        graph, self.closures, self._packed = self._graph()
-        states, said = len(tree_leaves(cell.state)), len(graph.outputs) - len(tree_leaves(cell.state))
-        self._ids, self._before, self._leaves = graph.inputs[0], graph.inputs[1 : 1 + states], graph.inputs[1 + states :]
-        self._said, self._after = graph.outputs[:said], graph.outputs[said:]
-        with nn.auto_forward(False):
-            self._sink = F.sink(*graph.outputs)
-        self._states = (_Gathered if self._before and why_not_arrays() else _Taken)(self._before, self._after)
-        self._fresh = True
-        self.classes: int = self._said[0].shape[1]
-        self.positions: int | None = self._said[1].shape[1] if said == 2 else None
-        self.inputs = self._embedded() or self.classes
+        self._stepper = Stepper(cell, np.zeros(self.batch_size))
+        self.closures = self._stepper.graph.closures
+        self._check_drawing()
+        said = self._check_said()
+        self.classes: int = said[0].shape[1]
+        self.positions: int | None = said[1].shape[1] if len(said) == 2 else None
+        self.inputs = self._stepper.ids[0] or self.classes
         if self.inputs < self.classes:
             raise ValueError(
                 f"{cell}: the embedding has {self.inputs} rows, but the cell says one of {self.classes} ids, which it is fed "
                 "with. Give both the same size."
             )
 
-    # ------------------------------------------------------------------------------------------------------------- the graph
-
-    def _graph(self) -> tuple[StepGraph, list[nn.Variable], list[Any]]:
-        """Traces the cell; returns the graph, what it takes from outside, and those functions in it that remember a weight."""
-        ids = nn.Variable((self.batch_size,))
-        state = tree_map(lambda spec: nn.Variable((self.batch_size, *spec.shape)), self.cell.state)
-        python: dict[Any, PythonFunction] = {}
-        with no_new_parameters(), nn.no_grad(), known_ids(), noting_python_functions(python):
-            try:
-                graph, *_ = trace(self._say, ids, state)
-            except NotRepeatable as error:
-                raise ValueError(
-                    f"{self.cell} cannot be decoded, as its step cannot be computed again and again: {error}"
-                ) from None
-            self._check_repeatable(graph)
-            constant = 1 + len(tree_leaves(state))
-            made: StepGraph = graph if why_not_compiled() else _PackedGraph(graph, python, constant)
-        for leaf in made.inputs:
-            leaf.need_grad = False  # else NNabla would ask each Python function, at each step, what its gradients depend on
-        return made, graph.closures, made.packed if isinstance(made, _PackedGraph) else []
-
-    def _say(self, ids: nn.Variable, state: Tree) -> tuple[Tree, Tree]:
-        """A sequence of one step, so that the cell runs in its fastest form."""
-        y, state = run(self.cell, reshape(ids, (self.batch_size, 1)), state)
-        parts = y if isinstance(y, tuple) else (y,)
-        if len(parts) > 2 or any(not isinstance(v, nn.Variable) or v.ndim != 3 for v in parts):
-            said = tree_map(lambda v: (v.shape[0], *v.shape[2:]), y)
-            raise ValueError(
-                "decoding needs a cell that gives logits (B, V), or the pair (logits, alignments (B, S)); "
-                f"{self.cell} gives {said}."
-            )
-        if any(v.shape[0] != self.batch_size for v in parts):
-            raise ValueError(
-                f"{self.cell} gives outputs of {parts[0].shape[0]} rows for a batch of {self.batch_size}: what it holds is of "
-                "another batch. Give batch_size; for a beam search repeat the rows of what it holds by tile(memory, width)."
-            )
-        return tuple(reshape(v, (v.shape[0], v.shape[2])) for v in parts), state
-
-    def _check_repeatable(self, graph: StepGraph) -> None:
-        if graph.drawing:
+    def _check_drawing(self) -> None:
+        if self._stepper.graph.drawing:
             raise ValueError(
                 f"{self.cell} draws random numbers, as dropout does; what it says would be another network's at each step. "
                 "Make the cell without dropout for decoding: the names of its weights stay."
             )
-        if graph.written:
-            raise ValueError(f"{self.cell} collects statistics, as batch normalization does in training; use batch_stat=False.")
 
-    def _embedded(self) -> int | None:
-        """How many rows the embedding of the ids has, where they go right into one."""
-        functions: list[Any] = []
-        self._sink.visit(functions.append)
-        same, sizes = {self._ids}, []
-        for function in functions:
-            if function.inputs and function.inputs[0] in same:
-                if function.info.type_name in ("Reshape", "Identity"):
-                    same.update(function.outputs)
-                if function.info.type_name == "Embed":
-                    sizes.append(function.inputs[1].shape[0])
-        return min(sizes, default=None)
-
-    # --------------------------------------------------------------------------------------------------------------- running
+    def _check_said(self) -> list[nn.Variable]:
+        """The Variables of what it says."""
+        y = self._stepper.output
+        said = list(y) if isinstance(y, tuple) else [y]
+        if len(said) > 2 or any(not isinstance(v, nn.Variable) or v.ndim != 2 for v in said):
+            raise ValueError(
+                "decoding needs a cell that gives logits (B, V), or the pair (logits, alignments (B, S)); "
+                f"{self.cell} gives {shapes(y)}."
+            )
+        return said
 
     def begin(self, state: Tree, width: int = 1) -> None:
         """Computes what is computed once, and takes the state, each row of it `width` times."""
-        given = tree_leaves(state)
-        _compute([*self.closures, *given])
-        for leaf, closure in zip(self._leaves, self.closures):
-            leaf.data = closure.data
-        self._states.begin(given, width)
-        for function in self._packed:
-            function.forget()
-        self._fresh = True
+        self._stepper.begin(state, width)
 
     def __call__(self, ids: np.ndarray, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
         """Goes one step on.
@@ -217,104 +153,11 @@ class Step:
 
     def go_on(self, ids: np.ndarray, rows: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
         """Goes one step on, with ids that are known to be right."""
-        if not self._fresh:
-            self._states.go_on(rows)
-        self._fresh = False
-        self._ids.data.cast(np.int32)[...] = ids
-        self._sink.forward()
-        logits, *alignments = map(array_of, self._said)
+        if rows is not None:
+            self._stepper.gather(rows)
+        y = self._stepper.step(ids, copy=False)
+        logits, *alignments = y if isinstance(y, tuple) else (y,)
         return logits, alignments[0] if alignments else None
-
-
-class _Taken:
-    """Brings states to where a step begins from: the given ones, then those of the last step, by rows; in NumPy."""
-
-    def __init__(self, before: list[nn.Variable], after: list[nn.Variable]) -> None:
-        self._before, self._after = before, after
-
-    def begin(self, given: list[nn.Variable], width: int) -> None:
-        for leaf, v in zip(self._before, given):
-            leaf.data.cast(np.float32)[...] = np.repeat(array_of(v), width, axis=0)
-
-    def go_on(self, rows: np.ndarray | None) -> None:
-        for leaf, after in zip(self._before, self._after):
-            source, target = array_of(after), leaf.data.cast(np.float32)
-            if rows is None:
-                target[...] = source
-            else:
-                np.take(source, rows, axis=0, out=target, mode="clip")  # which needs no copy in between, as "raise" does
-
-
-class _Gathered:
-    """The same by functions of NNabla: on a device the states stay there."""
-
-    def __init__(self, before: list[nn.Variable], after: list[nn.Variable]) -> None:
-        self._before, self._after = before, after
-        self._each, self._rows = np.arange(before[0].shape[0]), nn.Variable(before[0].shape[:1])
-        self._sources = [nn.Variable(leaf.shape) for leaf in before]
-        with nn.auto_forward(False), in_float32():  # a state may be ids
-            self._taken = [F.gather(v, self._rows, axis=0) for v in self._sources]
-
-    def begin(self, given: list[nn.Variable], width: int) -> None:
-        rows = nn.Variable.from_numpy_array(self._each // width)
-        with nn.auto_forward(False), in_float32():
-            repeated = [F.gather(v.get_unlinked_variable(need_grad=False), rows, axis=0) for v in given]
-        nn.forward_all(repeated)
-        for leaf, v in zip(self._before, repeated):
-            leaf.data = v.data
-
-    def go_on(self, rows: np.ndarray | None) -> None:
-        self._rows.data.cast(np.int32)[...] = self._each if rows is None else rows
-        for source, after in zip(self._sources, self._after):
-            source.data = after.data
-        nn.forward_all(self._taken)
-        for leaf, v in zip(self._before, self._taken):
-            leaf.data = v.data
-
-
-def _compute(variables: Iterable[nn.Variable]) -> None:
-    """Computes what has a graph; in auto-forward mode that is done, and the arrays between are freed."""
-    eager = nn.get_auto_forward()
-    graphs = [v for v in variables if v.parent is not None and not (eager and v.data.modification_count)]
-    if graphs:
-        nn.forward_all(graphs)
-
-
-# From so many multiplications on a kernel in Python takes less time than NNabla's function.
-_WORTH_A_KERNEL = 100_000
-
-
-class _PackedGraph(StepGraph):
-    """A step whose larger products with what is the same at each step are made for that.
-
-    Args:
-        graph: The step.
-        python: The Python objects in it.
-        constant: From which input on they are the same at each step.
-    """
-
-    def __init__(self, graph: StepGraph, python: dict[Any, PythonFunction], constant: int) -> None:
-        self.packed: list[Any] = []
-        self.constant = constant
-        with nn.auto_forward(False):
-            super().__init__(graph.inputs, graph.outputs, functions_of(graph.outputs), python, hoist=False)
-
-    def _apply(
-        self, function: Any, computed: PythonFunction | None, given: list[nn.Variable], old: list[nn.Variable]
-    ) -> list[nn.Variable]:
-        from ..kernels.dense import Affine  # here, since numba takes half a second to import
-        from ..kernels.packed import PackedAffine
-
-        is_affine = isinstance(computed, Affine) or function.info.type_name == "Affine"
-        if not is_affine or not self._is_packable(given[0], given[1], old[0]):
-            return super()._apply(function, computed, given, old)
-        self.packed.append(PackedAffine())
-        return [self.packed[-1](*given)]
-
-    def _is_packable(self, x: nn.Variable, weight: nn.Variable, y: nn.Variable) -> bool:
-        if not x.ndim == weight.ndim == y.ndim == 2 or weight not in self.inputs[self.constant :]:
-            return False
-        return x.shape[0] * weight.shape[0] * weight.shape[1] >= _WORTH_A_KERNEL
 
 
 # ------------------------------------------------------------------------------------------------------------- arguments

@@ -9,6 +9,7 @@ import nnabla as nn
 import numpy as np
 
 from ..compiling.memory import Memory
+from ..compiling.nodes import Weight
 from ..compiling.places import Place
 from ..compiling.plan import WeightGradient
 from ..compiling.products import multiply, pack
@@ -66,6 +67,12 @@ def iterate(
 
 BUDGET = 2**30  # bytes that the buffers of one sequence may take; a longer sequence is done in parts
 CHECK_EACH = 16  # after so many steps it is seen whether a sequence has ended
+
+
+def pack_weight(weight: Weight, array: np.ndarray, packed: np.ndarray | None) -> np.ndarray:
+    """Packs a part of an array from outside, where it was packed before, if it was."""
+    part = array.reshape(-1, weight.columns)[weight.row : weight.row + weight.rows]
+    return pack(part.T if weight.transposed else part, packed)
 
 
 class Compiled(Drawing):
@@ -206,8 +213,7 @@ class Compiled(Drawing):
 
     def _pack(self, inputs: Sequence[nn.Variable], weights: Sequence) -> None:
         for weight, _ in weights:
-            w = array_of(inputs[weight.input]).reshape(-1, weight.columns)[weight.row : weight.row + weight.rows]
-            self.packed[weight] = pack(w.T if weight.transposed else w, self.packed.get(weight))
+            self.packed[weight] = pack_weight(weight, array_of(inputs[weight.input]), self.packed.get(weight))
 
     def _steps(self, sequence: np.ndarray, part: range) -> np.ndarray:
         """The steps of a part of a sequence, `(steps, rows, n)`."""

@@ -1,0 +1,361 @@
+"""A cell one step at a time, on arrays: the weights are packed once, and the states stay between steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import nnabla as nn
+import nnabla.functions as F
+import numpy as np
+
+from ..building import building
+from ..checks import check_count
+from ..compiling.nodes import Unsupported
+from ..context import in_float32
+from ..core import AbstractCell, Tree, batch_size_of, check_cell, check_state, shapes, tree_leaves, tree_like, tree_map
+from ..functions import functions_of, reshape
+from ..ids import known_ids
+from ..kernels import why_not_compiled
+from ..kernels.array_function import array_of
+from ..parameters import no_new_parameters
+from . import explaining
+from .running import run
+from .step_graph import NotRepeatable, StepGraph
+from .tracing import trace
+from .unrolled import check_state_kept
+
+
+class Stepper:
+    """Feeds a cell one step and gets one step, on NumPy arrays: for serving, streams and games.
+
+    The step is compiled where all its functions are translated, else it is a graph of NNabla's functions. Weights are copied,
+    and what a cell holds, such as the memory of an attention, is computed, when a sequence begins: at the first step, by
+    `begin`, by `reset` of all rows, and by `refresh`. A change of weights in between, as by a solver's update, shows only then.
+    One thread at a time may use a stepper, and steppers are made by one thread at a time.
+
+    Args:
+        cell: Any cell, on weights that exist.
+        x: An example of its input: a tree of arrays or Variables `(B, ...)`, of which only the shapes are used; None for a cell
+            without input.
+        batch_size: B; by default that of x.
+
+    Attributes:
+        cell, batch_size: As given.
+        compiled (bool): Whether the step is machine code.
+        graph (StepGraph): The traced step.
+        output: The tree of Variables that it gives.
+        ids (list): Of each input how many ids it takes, where it goes right into an embedding, else None.
+
+    Raises:
+        TypeError: The cell is no cell.
+        ValueError: No batch size, or two; the weights are not there; the cell collects statistics, is not the same at each
+            step, or gives outputs of another batch size.
+
+    Example:
+        >>> cell = nnshop.GRUCell(4)
+        >>> y, state = cell(nn.Variable((2, 3)), cell.initial_state(2))  # makes the weights, as training does
+        >>> stepper = nnshop.Stepper(cell, np.zeros((2, 3)))
+        >>> first, second = stepper.step(np.ones((2, 3))), stepper.step(np.ones((2, 3)))
+        >>> bool(np.array_equal(second, stepper.state))  # a GRU's output is its state
+        True
+        >>> stepper.reset(rows=[1])  # another user takes the second row
+        >>> stepper.state[1]
+        array([0., 0., 0., 0.], dtype=float32)
+    """
+
+    @building()
+    def __init__(self, cell: AbstractCell, x: Tree = None, batch_size: int | None = None) -> None:
+        check_cell(cell)
+        self.cell = cell
+        self._example = tree_map(lambda v: nn.Variable(np.shape(v) if not isinstance(v, nn.Variable) else v.shape), x)
+        if any(not v.ndim for v in tree_leaves(self._example)):
+            raise ValueError(f"Stepper needs an example of the input with a batch axis, (B, ...); got {shapes(self._example)}.")
+        batch_size = batch_size_of(self._example) if batch_size is None else batch_size
+        if batch_size is None:
+            raise ValueError("Stepper needs a batch size: give an example of the input (B, ...), or batch_size=B.")
+        if any(v.shape[0] != batch_size for v in tree_leaves(self._example)):
+            raise ValueError(f"Stepper needs one batch size; it is {batch_size}, and the input is {shapes(self._example)}.")
+        self._build(batch_size)
+
+    # The engine
+
+    def _build(self, batch_size: int) -> None:
+        check_count("batch_size", batch_size)
+        self.batch_size, self._begun = int(batch_size), False
+        self._xs = tree_map(lambda v: nn.Variable((self.batch_size, *v.shape[1:])), self._example)
+        self._states = tree_map(lambda spec: nn.Variable((self.batch_size, *spec.shape)), self.cell.state)
+        self._x_shapes = [v.shape for v in tree_leaves(self._xs)]
+        self._engine: Any = self._compile()
+        self.compiled = self._engine is not None
+        if not self.compiled:
+            self._trace(self._sequence_of_one)
+            self._engine = Functions(self.graph, len(self._x_shapes))
+        self.ids = [_embedded(self.graph, leaf) for leaf in self.graph.inputs[: len(self._x_shapes)]]
+
+    def _compile(self) -> Any:
+        """The programs of the step; None where it cannot be compiled."""
+        explaining.begin(self.cell, 1)
+        reason = why_not_compiled()
+        if not reason:
+            from .programs import Programs  # here: LLVM takes time to import, and may not be there
+
+            self._trace(self.cell)
+            try:
+                made = Programs(self.graph, len(self._x_shapes), len(tree_leaves(self.output)))
+                explaining.take("compiled")
+                return made
+            except Unsupported as error:
+                reason = str(error)
+        explaining.refuse("compiled", reason)
+        explaining.take("unrolled")
+        return None
+
+    def _sequence_of_one(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
+        """Runs the cell over a sequence of one step, so that it takes the fastest form that NNabla has."""
+        xs = tree_map(lambda v: reshape(v, (v.shape[0], 1, *v.shape[1:])), x)
+        y, state = run(self.cell, xs, state, length=1)
+        return tree_map(lambda v: reshape(v, (v.shape[0], *v.shape[2:])), y), state
+
+    def _trace(self, step: Any) -> None:
+        with no_new_parameters(), nn.no_grad(), known_ids():
+            try:
+                self.graph, self.output, after = trace(step, self._xs, self._states)
+            except NotRepeatable as error:
+                raise ValueError(
+                    f"{self.cell} cannot run step by step, as its step cannot be computed again and again: {error}"
+                ) from None
+        check_state_kept(shapes(self._states), shapes(after))
+        if self.graph.written:
+            raise ValueError(f"{self.cell} collects statistics, as batch normalization does in training; use batch_stat=False.")
+        for v in tree_leaves(self.output):
+            if v.shape[:1] != (self.batch_size,):
+                raise ValueError(
+                    f"{self.cell} gives outputs of {(*v.shape, 1)[0]} rows for a batch of {self.batch_size}: what it holds is "
+                    "of another batch. Give batch_size; for a beam search repeat the rows of what it holds by "
+                    "tile(memory, width)."
+                )
+
+    # Running
+
+    def step(self, x: Tree = None, *, copy: bool = True) -> Tree:
+        """Goes one step on.
+
+        Args:
+            x: A tree of arrays `(B, ...)`, as the example.
+            copy: Else the next step overwrites what is returned.
+
+        Returns:
+            A tree of arrays, the output of the cell.
+
+        Raises:
+            ValueError: x has other shapes than the example, or ids that an embedding does not have.
+        """
+        if not self._begun:
+            self.reset()
+        given = [np.asarray(leaf) for leaf in tree_leaves(x)]
+        if [v.shape for v in given] != self._x_shapes:
+            raise ValueError(
+                f"{self.cell} is stepped with inputs of the shapes {shapes(self._xs)}; "
+                f"got {tree_map(np.shape, x)}. For another batch size call reset(batch_size=...)."
+            )
+        for ids, size in zip(given, self.ids):
+            if size is not None:
+                _check_ids(ids, size)
+        ys = self._engine.step(given)
+        return tree_like(self.output, [y.copy() for y in ys] if copy else ys)
+
+    def begin(self, state: Tree, width: int = 1) -> None:
+        """Reads the weights, and begins from this state.
+
+        Args:
+            state: A tree of Variables as `cell.state`, which may be computed, such as the final state of an encoder, or of
+                arrays.
+            width: How often each of its rows is taken; it has B / width rows.
+        """
+        state = tree_map(_variable, state)
+        check_state(self.cell, "begins with", state, self.batch_size // width)
+        self._read([*self.graph.closures, *tree_leaves(state)])
+        self._engine.start(tree_leaves(state), width)
+        self._begun = True
+
+    @building()
+    def reset(self, batch_size: int | None = None, *, rows: Any = None) -> None:
+        """Begins anew, from the initial state of the cell.
+
+        Args:
+            batch_size: Another B; the cell is traced again, in the current parameter scope and context.
+            rows: Only these rows, by number or as a mask `(B,)`, for others go on; the weights are not read again.
+
+        Raises:
+            ValueError: Both are given; rows that are not there.
+        """
+        if batch_size is not None and rows is not None:
+            raise ValueError("reset takes a batch_size, for all rows, or rows; got both.")
+        rows = None if rows is None else self._check_rows(rows)
+        if batch_size is not None and batch_size != self.batch_size:
+            self._build(batch_size)
+        with no_new_parameters():
+            initial = self.cell.initial_state(self.batch_size)
+        if rows is None or not self._begun:
+            self.begin(initial)
+        else:
+            _compute(tree_leaves(initial))
+            self.state = tree_map(lambda old, v: _replaced(old, rows, array_of(v)), self.state, initial)
+
+    def refresh(self) -> None:
+        """Reads the weights, and computes what the cell holds, again; the states stay."""
+        if self._begun:  # else the first step does
+            self._read(self.graph.closures)
+
+    def _read(self, variables: Sequence[nn.Variable]) -> None:
+        for function, given, made in self.graph.outside:
+            function.setup(given, made)  # one in place has the array that its input had, and not the one that it has
+        _compute(variables)
+        self._engine.refresh()
+
+    @property
+    def state(self) -> Tree:
+        """The state before the next step, a tree of arrays `(B, ...)`: copies, to be kept and set again."""
+        if not self._begun:
+            self.reset()
+        return tree_like(self._states, [array.copy() for array in self._engine.states()])
+
+    @state.setter
+    def state(self, state: Tree) -> None:
+        if not self._begun:
+            self.reset()
+        state = tree_map(_variable, state)
+        check_state(self.cell, "goes on from", state, self.batch_size)
+        _compute(tree_leaves(state))
+        self._engine.start(tree_leaves(state), 1)
+
+    def gather(self, rows: Any) -> None:
+        """Lets each row go on from another one: row b from `rows[b]`, as a beam search orders its hypotheses.
+
+        Raises:
+            ValueError: Not B rows, or some that are not there.
+        """
+        rows = self._check_rows(rows)
+        if len(rows) != self.batch_size:
+            raise ValueError(f"gather needs a row for each of the {self.batch_size} rows; got {len(rows)}.")
+        if not self._begun:
+            self.reset()
+        self._engine.gather(rows)
+
+    def _check_rows(self, rows: Any) -> np.ndarray:
+        found = np.asarray(rows)
+        if found.dtype == bool and found.shape == (self.batch_size,):
+            return np.flatnonzero(found)
+        whole = found.ndim == 1 and (not found.size or np.issubdtype(found.dtype, np.integer))
+        if not whole or (found.size and not 0 <= found.min() <= found.max() < self.batch_size):
+            raise ValueError(f"rows are whole numbers from 0 to {self.batch_size - 1}, or a mask of so many; got {rows!r}.")
+        return found.astype(np.int64, copy=False)
+
+
+class Functions:
+    """A traced step by NNabla's functions, in the context of its making: on a device the states stay there.
+
+    Args:
+        graph: The step.
+        n_x: How many inputs it has; states and closures follow.
+    """
+
+    def __init__(self, graph: StepGraph, n_x: int) -> None:
+        self._closures = graph.closures
+        constant = len(graph.inputs) - len(graph.closures)
+        self._xs, self._before, self._leaves = graph.inputs[:n_x], graph.inputs[n_x:constant], graph.inputs[constant:]
+        n_y = len(graph.outputs) - len(self._before)
+        self._ys, self._after = graph.outputs[:n_y], graph.outputs[n_y:]
+        for leaf in graph.inputs:
+            leaf.need_grad = False  # else NNabla would ask each Python function, at each step, what its gradients depend on
+        self._each = np.arange(self._before[0].shape[0] if self._before else 0)
+        self._rows = nn.Variable(self._each.shape)
+        self._sources = [nn.Variable(leaf.shape) for leaf in self._before]
+        with nn.auto_forward(False):
+            self._sink = F.sink(*graph.outputs) if graph.outputs else None
+            with in_float32():  # a state may be ids
+                self._taken = [F.gather(v, self._rows, axis=0) for v in self._sources]
+        self._stepped = False
+
+    def refresh(self) -> None:
+        for leaf, closure in zip(self._leaves, self._closures):
+            leaf.data = closure.data
+
+    def start(self, given: Sequence[nn.Variable], width: int) -> None:
+        rows = nn.Variable.from_numpy_array(self._each // width)
+        with nn.auto_forward(False), in_float32():
+            repeated = [F.gather(v.get_unlinked_variable(need_grad=False), rows, axis=0) for v in given]
+        self._put(repeated)
+
+    def step(self, xs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        self._go_on()
+        for leaf, x in zip(self._xs, xs):
+            leaf.data.cast(np.int32 if np.issubdtype(x.dtype, np.integer) else np.float32)[...] = x
+        if self._sink is not None:
+            self._sink.forward()
+        self._stepped = True
+        return [array_of(y) for y in self._ys]
+
+    def gather(self, rows: np.ndarray) -> None:
+        if not self._before:
+            return
+        if not self._stepped:
+            for v in self._taken:
+                v.data = nn.NdArray(v.shape)  # the states lie where it was
+        self._rows.data.cast(np.int32)[...] = rows
+        for source, v in zip(self._sources, self._after if self._stepped else self._before):
+            source.data = v.data
+        self._put(self._taken)
+
+    def states(self) -> list[np.ndarray]:
+        self._go_on()
+        return [array_of(v) for v in self._before]
+
+    def _go_on(self) -> None:
+        if self._stepped:
+            self.gather(self._each)
+
+    def _put(self, states: Sequence[nn.Variable]) -> None:
+        """Computes states, and begins the next step from them."""
+        if states:
+            nn.forward_all(list(states))
+        for leaf, v in zip(self._before, states):
+            leaf.data = v.data
+        self._stepped = False
+
+
+def _embedded(graph: StepGraph, leaf: nn.Variable) -> int | None:
+    """How many rows the embedding of these ids has, where they go right into one."""
+    same, sizes = {leaf}, []
+    for function in functions_of(graph.outputs):
+        if function.inputs and function.inputs[0] in same:
+            if function.info.type_name in ("Reshape", "Identity"):
+                same.update(function.outputs)
+            if function.info.type_name == "Embed":
+                sizes.append(function.inputs[1].shape[0])
+    return min(sizes, default=None)
+
+
+def _check_ids(ids: np.ndarray, size: int) -> None:
+    with np.errstate(invalid="ignore"):
+        wrong = (ids.astype(np.int64) != ids) | (ids < 0) | (ids >= size)
+    if wrong.any():
+        raise ValueError(f"ids must be whole numbers from 0 to {size - 1}; got {ids[wrong][:5].tolist()}.")
+
+
+def _variable(leaf: Any) -> Any:
+    return nn.Variable.from_numpy_array(leaf) if isinstance(leaf, np.ndarray) else leaf
+
+
+def _replaced(old: np.ndarray, rows: np.ndarray, new: np.ndarray) -> np.ndarray:
+    old[rows] = new[rows]
+    return old
+
+
+def _compute(variables: Iterable[nn.Variable]) -> None:
+    """Computes what has a graph; in auto-forward mode that is done, and the arrays between are freed."""
+    eager = nn.get_auto_forward()
+    graphs = [v for v in variables if v.parent is not None and not (eager and v.data.modification_count)]
+    if graphs:
+        nn.forward_all(graphs)
