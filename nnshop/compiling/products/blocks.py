@@ -26,12 +26,14 @@ def multiply_panels() -> Writer:
     text = Writer()
     text.put(f"%edge = alloca [{ROWS * WIDTH} x float], align 64")
     tiles = text.round_up("%m", ROWS)
+    height = text.whole("udiv", "%m", text.largest(tiles, 1))
+    higher = text.whole("sub", "%m", text.whole("mul", tiles, height))  # so many tiles have a row more
     with text.loop("%n", WIDTH, kind="ptr", values=["%b"]) as panel:
         columns = text.whole("sub", "%n", panel.index)
         full = text.is_true("sge", columns, WIDTH)
         with text.loop(tiles, kind="i64", values=["0"]) as this:
-            done = this.values[0]  # tiles of even heights
-            rows = text.round_up(text.whole("sub", "%m", done), text.whole("sub", tiles, this.index))
+            done, more = this.values[0], text.new(f"zext i1 {text.is_true('slt', this.index, higher)} to i64")
+            rows = text.whole("add", height, more)
             of_a, to_c = text.at("%a", done, "%a_row"), text.at(text.at("%c", done, "%c_row"), panel.index)
             target = text.new(f"select i1 {full}, ptr {to_c}, ptr %edge")
             stride = text.new(f"select i1 {full}, i64 %c_row, i64 {WIDTH}")
@@ -80,8 +82,12 @@ def multiply_blocks() -> Writer:
 def multiply() -> Writer:
     """Writes `multiply`: C (+)= A B, where B is packed, its panels of WIDTH columns `panel` numbers apart."""
     text = Writer()
-    given = "i64 %m, i64 %n, i64 %k, ptr %a, i64 %a_row, i64 %a_column"
-    text.put(f"call void @blocks({given}, ptr %b, i64 {WIDTH}, i64 %panel, {_C})")
+    given = f"i64 %m, i64 %n, i64 %k, {_A}, ptr %b, i64 {WIDTH}, i64 %panel, {_C}"
+    one = text.new(f"and i1 {text.is_true('sle', '%m', HEIGHT)}, {text.is_true('sle', '%k', DEPTH)}")
+    with text.where(one):  # where there is one block only, its sizes need not be found by divisions
+        text.put(f"call void @panels({given})")
+    with text.where(text.new(f"xor i1 {one}, true")):
+        text.put(f"call void @blocks({given})")
     return text
 
 
