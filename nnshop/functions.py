@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Callable
 
@@ -197,12 +198,12 @@ def faster(y: nn.Variable) -> nn.Variable:
     if y.parent is None or y.parent.name != "Affine" or nn.get_auto_forward() or why_not_compiled():
         return y
     x, weight, *bias = y.parent.inputs
-    rows = int(np.prod(x.shape[: y.parent.info.args["base_axis"]]))
-    if weight.ndim != 2 or rows * weight.shape[0] * weight.shape[1] < _WORTH_A_KERNEL:
+    base_axis = y.parent.info.args["base_axis"]
+    if weight.ndim != 2 or math.prod(x.shape[:base_axis]) * weight.shape[0] * weight.shape[1] < _WORTH_A_KERNEL:
         return y
     from .kernels.dense import Affine  # here, since numba takes half a second to import
 
-    return reshape(Affine()(reshape(x, (rows, weight.shape[0])), weight, *bias), y.shape)
+    return Affine(base_axis)(x, weight, *bias)
 
 
 REDUCTIONS = ("mean", "time_mean", "batch_mean", "sum", "none")
@@ -364,7 +365,7 @@ def linear_cross_entropy(
         given = f"{weight.shape}" + ("" if bias is None else f" and {bias.shape}")
         raise ValueError(f"linear_cross_entropy needs a weight {expected} for h {h.shape}; got {given}.")
     steps = h.shape[:-1]
-    targets = reshape(targets, steps)
+    targets = targets if targets.shape == steps else reshape(targets, steps)
     weights = _without_ignored(targets, weights, ignore_index)
     if weights is not None:
         h, targets = without_padding(weights, h), where(weights, targets, F.constant(0, steps))
@@ -400,9 +401,7 @@ def _linear_losses(
         return reshape(losses, targets.shape)
     from .kernels.dense import LinearCrossEntropy
 
-    rows = int(np.prod(targets.shape))
-    inputs = [reshape(h, (rows, h.shape[-1])), weight, *([] if bias is None else [bias]), reshape(targets, (rows,))]
-    return reshape(LinearCrossEntropy(transpose)(*inputs), targets.shape)
+    return LinearCrossEntropy(transpose)(h, weight, *([] if bias is None else [bias]), targets)
 
 
 time_distributed_softmax_cross_entropy = sequence_loss  # nlp-nnabla's name
