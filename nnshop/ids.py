@@ -13,7 +13,7 @@ import nnabla as nn
 import numpy as np
 
 from .context import in_float32, on_host
-from .kernels.array_function import ArrayFunction
+from .kernels.array_function import ArrayFunction, Shape, Variables
 from .portable import is_portable
 
 _KNOWN: ContextVar[bool] = ContextVar("known", default=False)
@@ -32,28 +32,37 @@ class CheckedIds(ArrayFunction):
         super().__init__()
         self.size, self.who, self.negative = size, who, negative
 
-    def setup_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
-        outputs[0].reset_shape(inputs[0].shape, True)
+    def output_shapes(self, *given: Shape) -> Sequence[Shape]:
+        return given
 
     def grad_depends_input_data(self, i: int, j: int) -> bool:
         return False
 
-    def forward_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
+    def compute(self, inputs: Variables, outputs: Variables) -> None:
         given = inputs[0].data.data  # of any type, as it was fed
-        with np.errstate(invalid="ignore"):
-            ids = given.astype(np.int64)
-        right = (ids == given) & (ids >= (-(2**31) if self.negative else 0)) & (ids < self.size)
+        ids, right = self._compare(given)
         # NNabla computes what follows even after an error, so that must not meet a wrong id.
         outputs[0].data.cast(np.int32)[...] = np.where(right, np.maximum(ids, -1), 0)
-        if not right.all():
+        self._refuse(given[~right])
+
+    def check(self, given: np.ndarray) -> None:
+        """Raises ValueError where an id is wrong."""
+        self._refuse(given[~self._compare(given)[1]])
+
+    def _compare(self, given: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The ids, and which are right."""
+        with np.errstate(invalid="ignore"):
+            ids = given.astype(np.int64)
+        return ids, (ids == given) & (ids >= (-(2**31) if self.negative else 0)) & (ids < self.size)
+
+    def _refuse(self, wrong: np.ndarray) -> None:
+        if wrong.size:
             raise ValueError(
                 f"{self.who} must be a whole number from 0 to {self.size - 1}"
-                f"{', or a negative one for no class' if self.negative else ''}; got {given[~right][:5].tolist()}."
+                f"{', or a negative one for no class' if self.negative else ''}; got {wrong[:5].tolist()}."
             )
 
-    def backward_impl(
-        self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable], propagate_down: list[bool], accum: list[bool]
-    ) -> None:
+    def compute_gradients(self, inputs: Variables, outputs: Variables, propagate_down: list[bool], accum: list[bool]) -> None:
         """Ids have no gradient."""
 
 

@@ -14,7 +14,7 @@ from ..compiling.places import Place
 from ..compiling.plan import WeightGradient
 from ..compiling.products import multiply, pack
 from ..core import Tree, shapes, tree_leaves, tree_like, tree_map
-from ..kernels.array_function import array_of, gradient_of, gradient_to_write
+from ..kernels.array_function import Shape, array_of, check_shapes, gradient_of, gradient_to_write
 from ..portable import is_portable
 from . import explaining
 from .drawing import Drawing
@@ -49,11 +49,9 @@ def iterate(
     inputs = [*tree_leaves((xs, state)), *graph.closures]
     recipe = Recipe(graph, len(tree_leaves(xs)), len(tree_leaves(y)))
     wanted = frozenset(i for i, v in enumerate(inputs) if v.need_grad)
-    function = Compiled(recipe, length, reverse, batch_major, wanted)
-    if checkpoint_every is not None:
-        function.keep_each(check_every(checkpoint_every))
-    if running is not None:
-        function.stop_when(find_running(running, state))
+    every = None if checkpoint_every is None else check_every(checkpoint_every)
+    ends = None if running is None else find_running(running, state)
+    function = Compiled(recipe, length, reverse, batch_major, wanted, every, ends)
     function.outside = graph.outside if nn.get_auto_forward() else []
     explaining.take("compiled")
     made = as_list(function(*(inputs or [nn.Variable(())]), n_outputs=len(graph.outputs)))
@@ -84,38 +82,40 @@ class Compiled(Drawing):
         reverse: From the last step to the first.
         batch_major: Where the axis of the batch is.
         wanted: The inputs whose gradients will be asked for, as far as that is known.
+        every: Keep the states of each such step only; the backward pass computes the others again.
+        running: Leave out steps after this leaf of the state is 0, as soon as that is seen.
     """
 
-    def __init__(self, recipe: Recipe, length: int, reverse: bool, batch_major: bool, wanted: frozenset[int]) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        length: int,
+        reverse: bool,
+        batch_major: bool,
+        wanted: frozenset[int],
+        every: int | None = None,
+        running: int | None = None,
+    ) -> None:
         super().__init__()
         self.random = bool(recipe.draws)
-        self.recipe, self.length, self.reverse, self.batch_major = recipe, length, reverse, batch_major
+        self.recipe, self.reverse, self.batch_major = recipe, reverse, batch_major
         self.batch = recipe.batch or 1
-        self.checkpoints = False
-        self.running: int | None = None
-        self.packed: dict = {}
+        self.every, self.running, self.checks = every, running, recipe.checks()
+        self.packed: dict[Weight, np.ndarray] = {}
         self.outside: list = []
         self._use(wanted)
-        steps = max(1, BUDGET // max(1, self.plan.bytes_of_a_step(self.batch)))
         self._divide(length)
-        if steps < length:
-            self.keep_each(steps)
 
-    def _divide(self, every: int) -> None:
-        """Runs so many steps at a time."""
-        parts = [range(start, min(start + every, self.length)) for start in range(0, self.length, every)]
+    def _divide(self, length: int) -> None:
+        """Divides the sequence into parts, which are run one after the other."""
+        self.length = length
+        fit = max(1, BUDGET // max(1, self.plan.bytes_of_a_step(self.batch)))
+        every = min(self.every or length, fit)
+        self.checkpoints = every < length  # only the states are kept of each part
+        if self.running is not None and not self.checkpoints:
+            every = CHECK_EACH
+        parts = [range(start, min(start + every, length)) for start in range(0, length, every)]
         self.parts = parts[::-1] if self.reverse else parts
-
-    def keep_each(self, every: int) -> None:
-        """Keeps the states of each such step only; the backward pass computes the others again."""
-        self.checkpoints = every < self.length
-        self._divide(every)
-
-    def stop_when(self, running: int) -> None:
-        """Leaves out steps after this leaf of the state is 0, as soon as that is seen."""
-        self.running = running
-        if not self.checkpoints:
-            self._divide(CHECK_EACH)
 
     def _use(self, wanted: frozenset[int]) -> None:
         """Uses the programs for these gradients."""
@@ -128,18 +128,30 @@ class Compiled(Drawing):
     def min_outputs(self) -> int:
         return len(self.recipe.outputs)
 
-    def setup_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
-        n_y = self.recipe.n_y
-        for v, output in zip(self.recipe.outputs[:n_y], outputs):
-            shape = (v.shape[0], self.length, *v.shape[1:]) if self.batch_major else (self.length, *v.shape)
-            output.reset_shape(shape, True)
-        for v, output in zip(self.recipe.outputs[n_y:], outputs[n_y:]):
-            output.reset_shape(v.shape, True)
+    def forget(self) -> None:
+        self.memories, self.part_in, self.kept = {}, {}, []
+
+    def output_shapes(self, *given: Shape) -> list[Shape]:
+        """Sequences may have another length than when the graph was built; all else must be as it was."""
+        recipe, axis = self.recipe, int(self.batch_major)
+        if recipe.n_x and len(given[0]) > axis and given[0][axis] > 0:
+            self._divide(given[0][axis])
+        shapes = [self._whole(shape) if i < recipe.n_x else shape for i, shape in enumerate(recipe.input_shapes())]
+        if shapes:
+            check_shapes("way='compiled'", {f"input {i}": shape for i, shape in enumerate(shapes)}, given)
+        outputs = [v.shape for v in recipe.outputs]
+        return [self._whole(shape) if i < recipe.n_y else shape for i, shape in enumerate(outputs)]
+
+    def _whole(self, shape: Shape) -> Shape:
+        """The shape of a sequence of such steps."""
+        return (shape[0], self.length, *shape[1:]) if self.batch_major else (self.length, *shape)
 
     # Forward
 
-    def forward_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
+    def compute(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
         recipe = self.recipe
+        for i, ids in self.checks:
+            ids.check(inputs[i].data.data)
         if not self.replaying:
             self.drawn = {}
         self._pack(inputs, self.plan.forward_weights)
@@ -236,7 +248,7 @@ class Compiled(Drawing):
 
     # Backward
 
-    def backward_impl(
+    def compute_gradients(
         self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable], propagate_down: list[bool], accum: list[bool]
     ) -> None:
         wanted = frozenset(i for i, asked in enumerate(propagate_down) if asked)

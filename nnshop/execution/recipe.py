@@ -10,6 +10,7 @@ from ..compiling.nodes import Unsupported
 from ..compiling.plan import Plan
 from ..compiling.translate import Mixes, Translation
 from ..functions import functions_of
+from ..ids import CheckedIds
 from .drawing import Draw
 from .step_graph import StepGraph
 
@@ -43,6 +44,7 @@ class Recipe:
         self._inputs = [*graph.inputs, *drawn]
         self._kinds = ["x"] * n_x + ["state"] * self.n_states + ["closure"] * n_closures + ["drawn"] * len(drawn)
         self._functions = [f for f in functions_of(graph.outputs) if f.outputs[0] not in drawn]
+        self._python = graph.computed
         self._key = self._structure()
         self.batch: int | None = _BATCHES.get(self._key, self._find_batch)
 
@@ -76,6 +78,16 @@ class Recipe:
     def engine(self, wanted: frozenset[int]) -> Engine:
         """The programs for the gradients of these inputs."""
         return _ENGINES.get((self._key, wanted), lambda: Engine(Plan(self._translate(self.batch), self.n_y, wanted)))
+
+    def checks(self) -> list[tuple[int, CheckedIds]]:
+        """Inputs that are to be checked, each with what checks it."""
+        given = {f.outputs[0]: f.inputs[0] for f in self._functions if len(f.inputs) == 1}
+        found = [(given[v], check) for v, check in self._python.items() if isinstance(check, CheckedIds) and v in given]
+        return [(self._inputs.index(v), check) for v, check in found if v in self._inputs]
+
+    def input_shapes(self) -> list[tuple[int, ...]]:
+        """Those of the inputs of one step."""
+        return [v.shape for v in self._inputs[: len(self._inputs) - len(self.draws)]]
 
     def drawn(self, i: int) -> int:
         """Which draw an input is."""

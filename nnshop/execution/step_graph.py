@@ -38,6 +38,7 @@ class StepGraph:
         closures: The Variables from outside that the step uses.
         outputs: No two are the same, and none is a leaf.
         drawing: What draws random numbers in it.
+        computed: What is computed in Python, by its first output.
         outside: The functions that were made and stay outside, with their inputs and outputs. In auto-forward mode these are to
             be held: NNabla frees what Python does not hold, also where functions in place share it.
         written: Which inputs it writes to, when it computes its outputs: running statistics.
@@ -57,6 +58,7 @@ class StepGraph:
         self.inputs = [nn.Variable(v.shape, need_grad=True) for v in inputs]
         self.closures: list[nn.Variable] = []
         self.drawing: list[Drawing] = []
+        self.computed: dict[nn.Variable, PythonFunction] = {}
         self.outside: list[tuple[Any, list[nn.Variable], list[nn.Variable]]] = []
         self._links: list[tuple[list[nn.Variable], list[nn.Variable]]] = []  # inputs and outputs of each function
         self._stopped: set[nn.Variable] = set()  # outputs that no gradient goes through
@@ -102,6 +104,7 @@ class StepGraph:
             made = function(*given, n_outputs=len(old), auto_forward=False)
         else:  # as above, NNabla would miscount the references to the Python object, and free it too early
             made = computed(*given, n_outputs=len(old))
+            self.computed[as_list(made)[0]] = computed
             self.drawing += [computed] if isinstance(computed, Drawing) and computed.random else []
         new = as_list(made)
         for before, after in zip(old, new):

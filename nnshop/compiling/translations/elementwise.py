@@ -59,7 +59,7 @@ def mul_n(t: Translation, f: Any) -> View:
     return reduce(lambda a, b: t.graph.apply("mul", a, b), t.inputs(f))
 
 
-@translates("Identity")
+@translates("Identity", "nnshop.CheckedIds")
 def identity(t: Translation, f: Any) -> View:
     return t.value(f.inputs[0])
 
