@@ -13,7 +13,7 @@ from typing import Any, Callable
 import nnabla as nn
 import numpy as np
 
-from .checks import check_count, check_variable, is_whole
+from .checks import check_count, check_name, check_variable, is_whole
 from .parameters import scratch
 
 Tree = Any  # a leaf, None, or a tuple (a NamedTuple as well) of trees
@@ -237,6 +237,7 @@ class Cell(AbstractCell):
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise TypeError(f"Cell takes a function (x, state) -> (y, new_state); got {self.function!r}.")
+        check_name("Cell", self.name)
         for leaf in tree_leaves(self.state):
             if not isinstance(leaf, StateSpec):
                 raise TypeError(f"the state of a Cell is StateSpec((units,)), or a tuple of them; got {leaf!r} in it.")

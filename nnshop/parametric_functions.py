@@ -401,6 +401,8 @@ def linear_cross_entropy(
     """
     check_sizes("linear_cross_entropy", n_classes=n_classes)
     check_variable("linear_cross_entropy: h", h)
+    if not h.ndim:
+        raise ValueError("linear_cross_entropy needs h of shape (..., D); got ().")
     w = _weight("W", (h.shape[-1], n_classes), 1, w_init, fix_parameters, rng)
     b = _bias("b", n_classes, b_init, fix_parameters) if with_bias else None
     options: dict[str, Any] = {"reduction": reduction, "ignore_index": ignore_index, "label_smoothing": label_smoothing}
