@@ -9,6 +9,7 @@ A case is a number: `python tests/fuzz_calls.py N 1` is that case again.
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import json
 import math
 import os
@@ -551,6 +552,7 @@ def in_a_process(number: int) -> dict[str, Any]:
 
 
 def in_the_child(number: int, writing: int) -> int:
+    faulthandler.disable()
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 1)
     os.dup2(null, 2)
