@@ -48,11 +48,11 @@ PADDING = {"whole": {}, "lengths": {"lengths": LENGTHS}, "holes": {"mask": HOLES
 
 
 def in_python(*outputs: nn.Variable) -> int:
-    """How many functions of the graph are computed in Python, as the compiled ones are."""
+    """How many functions of the graph are computed in Python, as the compiled ones are, but for the check of ids."""
     found: set[Any] = set()
     for output in outputs:
         output.visit(lambda function: found.add(function) if function.name == "Callback" else None)
-    return len(found)
+    return sum(function.info.type_name != "CheckedIds" for function in found)
 
 
 def options_of(padding: str, reverse: bool) -> dict[str, Any]:
