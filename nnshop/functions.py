@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any, Callable
 
@@ -208,12 +209,12 @@ def faster(y: nn.Variable) -> nn.Variable:
     if y.parent is None or y.parent.name != "Affine" or nn.get_auto_forward() or why_not_compiled():
         return y
     x, weight, *bias = y.parent.inputs
-    rows = int(np.prod(x.shape[: y.parent.info.args["base_axis"]]))
-    if weight.ndim != 2 or rows * weight.shape[0] * weight.shape[1] < _WORTH_A_KERNEL:
+    base_axis = y.parent.info.args["base_axis"]
+    if weight.ndim != 2 or math.prod(x.shape[:base_axis]) * weight.shape[0] * weight.shape[1] < _WORTH_A_KERNEL:
         return y
     from .kernels.dense import Affine  # here, since numba takes half a second to import
 
-    return reshape(Affine()(reshape(x, (rows, weight.shape[0])), weight, *bias), y.shape)
+    return Affine(base_axis)(x, weight, *bias)
 
 
 REDUCTIONS = ("mean", "time_mean", "batch_mean", "sum", "none")
@@ -301,7 +302,7 @@ def _counting(
     who: str, targets: nn.Variable, classes: int, weights: nn.Variable | None, steps: tuple, ignore_index: int | None
 ) -> tuple[nn.Variable, nn.Variable | None]:
     """The targets `(B, T)`, checked where they count, 0 elsewhere, and by what each loss is multiplied."""
-    targets = reshape(targets, steps)
+    targets = targets if targets.shape == steps else reshape(targets, steps)
     if ignore_index is not None:
         with in_float32():
             counts = F.not_equal_scalar(targets, ignore_index)
@@ -424,9 +425,7 @@ def _linear_losses(
         return reshape(losses, targets.shape)
     from .kernels.dense import LinearCrossEntropy
 
-    rows = int(np.prod(targets.shape))
-    inputs = [reshape(h, (rows, h.shape[-1])), weight, *([] if bias is None else [bias]), reshape(targets, (rows,))]
-    return reshape(LinearCrossEntropy(transpose)(*inputs), targets.shape)
+    return LinearCrossEntropy(transpose)(h, weight, *([] if bias is None else [bias]), targets)
 
 
 time_distributed_softmax_cross_entropy = sequence_loss  # nlp-nnabla's name

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import nnabla as nn
 import numpy as np
 
 from .context import in_float32, on_host
-from .kernels.array_function import ArrayFunction
+from .kernels.array_function import ArrayFunction, Shape, Variables
+from .kernels.refusing import own_name
 from .portable import is_portable
 
 _KNOWN: ContextVar[bool] = ContextVar("known", default=False)
@@ -32,13 +34,13 @@ class CheckedIds(ArrayFunction):
         super().__init__()
         self.size, self.who, self.negative = size, who, negative
 
-    def setup_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
-        outputs[0].reset_shape(inputs[0].shape, True)
+    def output_shapes(self, *given: Shape) -> Sequence[Shape]:
+        return given
 
     def grad_depends_input_data(self, i: int, j: int) -> bool:
         return False
 
-    def forward_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
+    def compute(self, inputs: Variables, outputs: Variables) -> None:
         given = inputs[0].data.data  # of any type, as it was fed
         with np.errstate(invalid="ignore"):
             ids = given.astype(np.int64)
@@ -51,10 +53,13 @@ class CheckedIds(ArrayFunction):
                 f"{', or a negative one for no class' if self.negative else ''}; got {given[~right][:5].tolist()}."
             )
 
-    def backward_impl(
-        self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable], propagate_down: list[bool], accum: list[bool]
-    ) -> None:
+    def compute_gradients(self, inputs: Variables, outputs: Variables, propagate_down: list[bool], accum: list[bool]) -> None:
         """Ids have no gradient."""
+
+
+def is_check(function: Any) -> bool:
+    """Whether a function of a graph is such a check."""
+    return function.info.type_name == own_name(CheckedIds)
 
 
 def checked_ids(ids: nn.Variable, size: int, who: str, negative: bool = False) -> nn.Variable:

@@ -340,13 +340,15 @@ def gru_recurrence(
     act, gate, units = find_activation(activation), find_activation(recurrent_activation), h.shape[1]
     if reset_after:
         h2h = F.affine(h, w.h2h)
-        r, z = split_gates(gate(x2h[:, : 2 * units] + h2h[:, : 2 * units]), units)
+        gates = x2h[:, : 2 * units] + h2h[:, : 2 * units]
         h_n = h2h[:, 2 * units :]
         if with_bias:
             h_n = h_n + reshape(gru_h2h_bias(units, fix_parameters), (1, units))
+        r, z = map(gate, split_gates(gates, units))
         n = act(x2h[:, 2 * units :] + r * h_n)
     else:
-        r, z = split_gates(gate(x2h[:, : 2 * units] + F.affine(h, w.h2h[:, : 2 * units])), units)
+        gates = x2h[:, : 2 * units] + F.affine(h, w.h2h[:, : 2 * units])
+        r, z = map(gate, split_gates(gates, units))
         n = act(x2h[:, 2 * units :] + F.affine(r * h, w.h2h[:, 2 * units :]))
     return n + z * (h - n)
 

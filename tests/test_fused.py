@@ -23,6 +23,7 @@ pytest.importorskip("numba")
 from nnshop import GRUCell, LSTMCell, SimpleRNNCell, bidirectional, lift, readout, residual, run, stack, tree_leaves, tree_map
 from nnshop.execution import fused
 from nnshop.functions import linear_cross_entropy, sequence_loss
+from nnshop.ids import is_check
 from nnshop.portable import portable
 
 FUSED = {
@@ -52,7 +53,7 @@ def in_python(*outputs: nn.Variable) -> int:
     found: set[Any] = set()
     for output in outputs:
         output.visit(lambda function: found.add(function) if function.name == "Callback" else None)
-    return sum(function.info.type_name != "CheckedIds" for function in found)
+    return sum(not is_check(function) for function in found)
 
 
 def options_of(padding: str, reverse: bool) -> dict[str, Any]:

@@ -205,7 +205,7 @@ def test_the_graph_does_not_grow_with_the_length() -> None:
         ys.visit(lambda function: found.append(function.info.type_name))
         return found
 
-    assert functions(3) == functions(100_000) == ["Loop"]
+    assert functions(3) == functions(100_000) == ["nnshop.Loop"]
 
 
 def test_a_loop_is_freed() -> None:
@@ -724,7 +724,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("short")
-@pytest.mark.parametrize(("length", "kind"), [(3, "Stack"), (4, "Loop"), (5, "Loop")])
+@pytest.mark.parametrize(("length", "kind"), [(3, "Stack"), (4, "nnshop.Loop"), (5, "nnshop.Loop")])
 def test_auto_takes_the_loop_for_long_sequences(length: int, kind: str) -> None:
     ys, _ = iterate(lambda x, h: (x + h, h), nn.Variable((length, 2)), nn.Variable((2,)))
     assert ys.parent.info.type_name == kind

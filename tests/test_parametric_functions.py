@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import nnabla as nn
@@ -11,10 +12,10 @@ import nnabla.parametric_functions as PF
 import numpy as np
 import pytest
 import reference
-from measuring import assert_same, constant, randomize, weights
+from measuring import assert_same, constant, inputs, prepare, randomize, weights
 from nnabla.initializer import ConstantInitializer, NormalInitializer
 
-from nnshop import gru_cell, lstm_cell, simple_rnn_cell
+from nnshop import GRUCell, LSTMCell, gru_cell, lstm_cell, run, simple_rnn_cell, tree_leaves, tree_map
 
 D, H, B = 30, 40, 2
 FUNCTIONS: dict[str, tuple[Callable, int, int]] = {  # function, number of states, of gates
@@ -181,3 +182,39 @@ def test_one_step_of_each_against_numpy() -> None:
         nn.forward_all(after)
         expected = reference.leaves(numpy_step(weights(kind), x, state)[1])
         assert_same(tuple(v.d for v in after), tuple(expected))
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+    e = np.exp(z - z.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def layer_norm(z: np.ndarray) -> np.ndarray:
+    return (z - z.mean(axis=1, keepdims=True)) / np.sqrt(z.var(axis=1, keepdims=True) + 1e-5)
+
+
+# What takes all units of a gate together, and its twin in NumPy.
+TOGETHER: dict[str, tuple[Any, Callable]] = {
+    "softmax": ("softmax", softmax),
+    "layer_norm": (lambda z: F.layer_normalization(z, None, None, batch_axis=0, eps=1e-5), layer_norm),
+}
+GATED: dict[str, tuple[Callable, Callable]] = {
+    "lstm": (LSTMCell, reference.lstm),
+    "peephole": (partial(LSTMCell, peephole=True), reference.lstm),
+    "gru": (GRUCell, reference.gru),
+    "gru_before": (partial(GRUCell, reset_after=False), partial(reference.gru, reset_after=False)),
+}
+
+
+@pytest.mark.parametrize("way", ["auto", "loop"])
+@pytest.mark.parametrize("kind", GATED)
+@pytest.mark.parametrize("activation", TOGETHER)
+def test_an_activation_of_several_units_is_one_gate_s(activation: str, kind: str, way: str) -> None:
+    (ours, theirs), (make, of_numpy) = TOGETHER[activation], GATED[kind]
+    cell = make(4, activation=ours, recurrent_activation=ours)
+    prepare(cell, 3)
+    x, state = inputs(cell, 3)
+    ys, after = run(cell, constant(x), tree_map(constant, state), way=way)
+    nn.forward_all([ys, *tree_leaves(after)])
+    expected = reference.run(of_numpy(theirs, theirs), weights(), x, state)
+    assert_same((ys.d, tree_map(lambda v: v.d, after)), expected)

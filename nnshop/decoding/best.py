@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from ..kernels import why_no_compiler
 
 
 class Best(NamedTuple):
@@ -62,8 +63,8 @@ def check_finite(log_sums: np.ndarray, needed: np.ndarray, t: int) -> None:
 
 @cache
 def _kernel() -> Any:
-    """The compiled function, in every context, since what it works on are arrays of NumPy; None without numba."""
-    if importlib.util.find_spec("numba") is None:
+    """The compiled function, in every context, since what it works on are arrays of NumPy; None without a compiler."""
+    if why_no_compiler():
         return None
     from ..kernels.top_k import top_k  # here, since numba takes half a second to import
 

@@ -310,9 +310,9 @@ class _PackedGraph(StepGraph):
         return [self.packed[-1](*given)]
 
     def _is_packable(self, x: nn.Variable, weight: nn.Variable, y: nn.Variable) -> bool:
-        if not x.ndim == weight.ndim == y.ndim == 2 or weight not in self.inputs[self.constant :]:
+        if weight.ndim != 2 or y.shape[:-1] != x.shape[:-1] or weight not in self.inputs[self.constant :]:
             return False
-        return x.shape[0] * weight.shape[0] * weight.shape[1] >= _WORTH_A_KERNEL
+        return y.size * weight.shape[0] >= _WORTH_A_KERNEL
 
 
 # ------------------------------------------------------------------------------------------------------------- arguments

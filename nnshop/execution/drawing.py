@@ -10,7 +10,7 @@ import nnabla.functions as F
 import numpy as np
 
 from ..kernels import why_not_arrays
-from ..kernels.array_function import ArrayFunction
+from ..kernels.array_function import ArrayFunction, Shape, Variables, check_shapes
 
 
 class Drawing(ArrayFunction):
@@ -46,19 +46,19 @@ class Draw(Drawing):
         super().__init__()
         self.source, self.given, self.seeded = source, list(given), seeded
 
-    def setup_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
-        outputs[0].reset_shape(self.source.shape, True)
+    def output_shapes(self, *given: Shape) -> Sequence[Shape]:
+        if self.given:
+            check_shapes(self.name, {f"input {i}": v.shape for i, v in enumerate(self.given)}, given)
+        return [self.source.shape]
 
-    def forward_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
+    def compute(self, inputs: Variables, outputs: Variables) -> None:
         if not self.replaying and (self.drawn is None or not self.seeded):
             for variable, value in zip(self.given, inputs):
                 variable.data = value.data
             self.drawn = self._draw()
         self._give(outputs[0].data)
 
-    def backward_impl(
-        self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable], propagate_down: list[bool], accum: list[bool]
-    ) -> None:
+    def compute_gradients(self, inputs: Variables, outputs: Variables, propagate_down: list[bool], accum: list[bool]) -> None:
         """Does nothing: the output of a draw needs no gradient."""
 
     def _draw(self) -> Any:

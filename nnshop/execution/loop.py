@@ -9,6 +9,7 @@ import nnabla as nn
 import nnabla.functions as F
 
 from ..core import Tree, is_whole, shapes, tree_leaves, tree_like, tree_map
+from ..kernels.array_function import Shape, Variables, check_shapes
 from ..portable import is_portable
 from .drawing import Drawing
 from .moving import Mover
@@ -66,16 +67,16 @@ class _Port:
         self.variable, self.mover = variable, Mover(variable.shape)
 
     def read(self, sequence: nn.NdArray, t: int) -> None:
-        self.mover.copy(self.mover.step(sequence, t), self.variable.data)
+        self.mover.copy(sequence, self.variable.data, source_step=t)
 
     def write(self, sequence: nn.NdArray, t: int) -> None:
-        self.mover.copy(self.variable.data, self.mover.step(sequence, t))
+        self.mover.copy(self.variable.data, sequence, target_step=t)
 
     def read_gradient(self, sequence: nn.NdArray, t: int) -> None:
-        self.mover.copy(self.mover.step(sequence, t), self.variable.grad)
+        self.mover.copy(sequence, self.variable.grad, source_step=t)
 
     def add_gradient(self, sequence: nn.NdArray, t: int) -> None:
-        self.mover.add(self.variable.grad, self.mover.step(sequence, t))
+        self.mover.add(self.variable.grad, sequence, target_step=t)
 
 
 class Loop(Drawing):
@@ -104,15 +105,17 @@ class Loop(Drawing):
             self.y = [_Port(v) for v in graph.outputs[:n_y]]
             self.sink = F.sink(*graph.outputs, one_input_grad=False)
         self.closures, self.after = graph.inputs[n_leaves:], graph.outputs[n_y:]
+        self.gradients = [(port.variable.grad, after.grad) for port, after in zip(self.states, self.after)]
         self.running: nn.Variable | None = None  # the state that ends the loop when it is 0
         self.done = length
         self.kept: list[nn.NdArray] = []
 
-    def setup_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
-        for port, output in zip(self.y, outputs):
-            output.reset_shape((self.length, *port.variable.shape), True)
-        for port, output in zip(self.states, outputs[len(self.y) :]):
-            output.reset_shape(port.variable.shape, True)
+    def output_shapes(self, *given: Shape) -> Sequence[Shape]:
+        wanted = {f"sequence {i}": (self.length, *port.mover.shape) for i, port in enumerate(self.x)}
+        wanted.update((f"state {i}", port.mover.shape) for i, port in enumerate(self.states))
+        wanted.update((f"closure {i}", v.shape) for i, v in enumerate(self.closures))
+        check_shapes(self.name, wanted or {"nothing": ()}, given)
+        return [*((self.length, *port.mover.shape) for port in self.y), *(port.mover.shape for port in self.states)]
 
     def _parts(self, inputs: Sequence) -> tuple[Sequence, Sequence, Sequence]:
         """Splits what belongs to each input into what belongs to sequences, states and closures."""
@@ -121,7 +124,7 @@ class Loop(Drawing):
 
     # Forward
 
-    def forward_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
+    def compute(self, inputs: Variables, outputs: Variables) -> None:
         self._take(inputs)
         self._start_drawing()
         self.done = self.length
@@ -151,6 +154,8 @@ class Loop(Drawing):
 
     def _take(self, inputs: Sequence[nn.Variable]) -> None:
         """Uses sequences and closures where they are."""
+        for port in (*self.x, *self.states, *self.y):
+            port.mover.let_go()
         xs, _, closures = self._parts(inputs)
         self.xs = [port.mover.local(given.data) for port, given in zip(self.x, xs)]
         for leaf, given in zip(self.closures, closures):
@@ -188,15 +193,15 @@ class Loop(Drawing):
 
     # Backward
 
-    def backward_impl(
-        self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable], propagate_down: list[bool], accum: list[bool]
-    ) -> None:
+    def compute_gradients(self, inputs: Variables, outputs: Variables, propagate_down: list[bool], accum: list[bool]) -> None:
         self._take(inputs)
         self._leave_unwritten()
         self._want_gradients(propagate_down)
         for drawing in self.graph.drawing:
             drawing.replaying = True
         self._start_gradients(inputs, propagate_down)
+        for port, after, pair in zip(self.states, self.after, self.gradients):
+            port.variable.grad, after.grad = pair  # they are exchanged at each step, which an interrupt may leave half done
         dys = [port.mover.local(output.grad) for port, output in zip(self.y, outputs)]
         for port, output in zip(self.states, outputs[len(self.y) :]):
             port.mover.copy(output.grad, port.variable.grad)

@@ -6,6 +6,9 @@ This module itself needs no numba, and imports fast; the others are imported whe
 from __future__ import annotations
 
 import importlib.util
+import os
+import warnings
+from functools import cache
 
 import nnabla as nn
 
@@ -22,8 +25,25 @@ def why_not_arrays() -> str:
     return ""
 
 
-def why_not_compiled() -> str:
-    """Tells why compiled kernels cannot be used here; empty where they can."""
+def why_no_compiler() -> str:
+    """Tells why nothing can be compiled; empty where it can."""
     if importlib.util.find_spec("numba") is None:
         return "numba is not installed: pip install 'nnshop[fast]'"
-    return why_not_arrays()
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        _warn_of_disabled_jit()
+        return "NUMBA_DISABLE_JIT is set"
+    return ""
+
+
+@cache
+def _warn_of_disabled_jit() -> None:
+    warnings.warn(
+        "NUMBA_DISABLE_JIT is set: NNabla's functions, which are slower, take the place of the compiled ones.",
+        RuntimeWarning,
+        stacklevel=3,
+    )
+
+
+def why_not_compiled() -> str:
+    """Tells why compiled kernels cannot be used here; empty where they can."""
+    return why_no_compiler() or why_not_arrays()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
+import sys
 import tempfile
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, Callable
@@ -26,9 +29,10 @@ _KINDS = {"i": "i8", "b": "b1", "v": "f4[::1]", "m": "f4[:, ::1]", "s": "f4[:, :
 def cache_folder() -> Path | None:
     """The folder that keeps compiled kernels: below `$NUMBA_CACHE_DIR`, or the user's cache; None where neither can be written.
 
-    Its name says which text of all kernels was compiled: numba itself compares only the file that a function stands in.
+    Its name says which text of all kernels was compiled, for which machine, by what: numba itself compares only the file that
+    a function stands in, and the processor that it is told to compile for.
     """
-    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+    sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))) + _target().encode()
     users = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     for place in (os.environ.get("NUMBA_CACHE_DIR"), users):
         folder = Path(place or "") / "nnshop" / hashlib.sha256(sources).hexdigest()[:16]
@@ -40,6 +44,14 @@ def cache_folder() -> Path | None:
         except OSError:
             continue
     return None
+
+
+def _target() -> str:
+    """What compiled code depends on but for its text; `tile.py` chooses its vectors by the machine, whatever numba is told."""
+    machine = llvmlite.binding.get_host_cpu_name(), sorted(llvmlite.binding.get_host_cpu_features().items())
+    names = ("CPU_NAME", "CPU_FEATURES", "ENABLE_AVX", "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK")
+    settings = [getattr(numba.config, name, None) for name in names]
+    return repr((machine, settings, numba.__version__, llvmlite.__version__, sys.version))
 
 
 @contextmanager
@@ -85,7 +97,44 @@ def _signature(kinds: str) -> str:
 
 def _cached(compiler: Callable, signature: str, options: dict[str, Any], function: Callable) -> Any:
     folder = cache_folder()
-    if folder is None:
-        return compiler(signature, **options)(function)
-    with _numba_caches_in(folder):
-        return compiler(signature, cache=True, **options)(function)
+    for _ in range(2):  # the second time without the file that the first one failed on
+        if folder is None or any(isinstance(error, OSError) for error in _FAILURES):
+            break
+        try:
+            _check_kept(folder, function)
+            with _numba_caches_in(folder):
+                return compiler(signature, cache=True, **options)(function)
+        except Exception as error:  # what a damaged file raises may be anything
+            _note_failure(folder, error)
+            for file in _kept(folder, function):
+                with suppress(OSError):
+                    file.unlink()
+    return compiler(signature, **options)(function)
+
+
+_FAILURES: list[Exception] = []  # of files; one of the disk itself ends the use of it
+
+
+def _kept(folder: Path, function: Callable) -> list[Path]:
+    """The files in which numba keeps a function."""
+    return list(folder.rglob(f"{Path(function.__code__.co_filename).stem}.{function.__qualname__}-*"))
+
+
+def _check_kept(folder: Path, function: Callable) -> None:
+    """Raises unless the compiled code that is kept is this function's: to link another one's may end the process."""
+    for file in _kept(folder, function):
+        if file.suffix == ".nbc":
+            described = pickle.loads(file.read_bytes())[1]
+            if (described.modname, described.qualname) != (function.__module__, function.__qualname__):
+                raise ValueError(f"{file.name} holds {described.modname}.{described.qualname}")
+
+
+def _note_failure(folder: Path, error: Exception) -> None:
+    if not _FAILURES:
+        warnings.warn(
+            f"compiled kernels in {folder} cannot be used ({error!r}); they are compiled anew. Delete the folder, or make room "
+            "on the disk, if this comes again.",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+    _FAILURES.append(error)

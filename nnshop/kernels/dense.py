@@ -2,45 +2,66 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
-import nnabla as nn
 import numpy as np
 from numba import float32 as f4
 
 from .activations import exp
-from .array_function import ArrayFunction, array_of, give_gradient, gradient_of, gradient_to_write
+from .array_function import (
+    ArrayFunction,
+    Shape,
+    Variables,
+    array_of,
+    check_shapes,
+    give_gradient,
+    gradient_of,
+    gradient_to_write,
+    rows_of,
+    sizes_of,
+)
 from .compiling import compiled
 from .gemm import multiply
 
 BLOCK = 512  # rows of logits that are there at once
 
 
+def affine_shape(who: str, base_axis: int, x: Shape, *weights: Shape) -> Shape:
+    """The shape of `x W + b`; see `Affine`."""
+    axes = dict([("x", "D"), ("W", "D V"), ("b", "V")][: 1 + len(weights)])
+    sizes_of(who, axes, [(math.prod(x[base_axis:]),), *weights])
+    return (*x[:base_axis], weights[0][1])
+
+
 class Affine(ArrayFunction):
-    """`(x (N, D), W (D, V), b (V,)?) -> x W + b`, of the shape (N, V)."""
+    """`(x (..., D), W (D, V), b (V,)?) -> x W + b`, of the shape (..., V).
 
-    def min_outputs(self) -> int:
-        return 1
+    Args:
+        base_axis: The axis of x from which on its axes are D together.
+    """
 
-    def setup_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
-        outputs[0].reset_shape((inputs[0].shape[0], inputs[1].shape[1]), True)
+    def __init__(self, base_axis: int = 1) -> None:
+        super().__init__()
+        self.base_axis = base_axis
 
-    def forward_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
+    def output_shapes(self, *given: Shape) -> Sequence[Shape]:
+        return [affine_shape(self.name, self.base_axis, *given)]
+
+    def compute(self, inputs: Variables, outputs: Variables) -> None:
         x, w, *bias = map(array_of, inputs)
-        y = outputs[0].data.cast(np.float32)
+        y = rows_of(outputs[0].data.cast(np.float32), w.shape[1])
         if bias:
             y[...] = bias[0]
-        multiply(x, w, y, bool(bias))
+        multiply(rows_of(x, len(w)), w, y, bool(bias))
 
-    def backward_impl(
-        self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable], propagate_down: list[bool], accum: list[bool]
-    ) -> None:
+    def compute_gradients(self, inputs: Variables, outputs: Variables, propagate_down: list[bool], accum: list[bool]) -> None:
         x, w, *_ = map(array_of, inputs)
-        dy = gradient_of(outputs[0])
+        x, dy = rows_of(x, len(w)), rows_of(gradient_of(outputs[0]), w.shape[1])
         for i, (a, b) in enumerate([(dy, w.T), (x.T, dy)]):
             if propagate_down[i]:
-                multiply(a, b, gradient_to_write(inputs[i], accum[i]), accum[i])
+                multiply(a, b, rows_of(gradient_to_write(inputs[i], accum[i]), b.shape[1]), accum[i])
         if len(inputs) > 2 and propagate_down[2]:
             give_gradient(inputs[2], dy.sum(axis=0), accum[2])
 
@@ -75,9 +96,7 @@ def _cross_entropy_gradient(logits, targets, scales, dlosses):
 
 
 class LinearCrossEntropy(ArrayFunction):
-    """`(h (N, D), W, b (V,)?, target (N,)) -> losses (N,)`, in nats; where the target is negative, the loss is 0.
-
-    Targets must have been checked, see `nnshop.ids`.
+    """`(h (..., D), W, b (V,)?, target (...)) -> losses (...)`, in nats; where the target is negative, the loss is 0.
 
     Logits of more than BLOCK rows are never there at once: they are computed again in the backward pass.
 
@@ -90,18 +109,26 @@ class LinearCrossEntropy(ArrayFunction):
         self.transposed = transposed
         self.saved: Any = None  # of the last block: its logits after _cross_entropy, and its scales
 
-    def setup_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
-        outputs[0].reset_shape(inputs[0].shape[:1], True)
+    def forget(self) -> None:
         self.saved = None
 
-    def _take_apart(self, inputs: Sequence[nn.Variable]) -> tuple:
+    def output_shapes(self, *given: Shape) -> Sequence[Shape]:
+        h, w, *bias, target = given
+        affine_shape(self.name, len(h) - 1, h, w[::-1] if self.transposed else w, *bias)
+        check_shapes(self.name, {"target": h[:-1]}, [target])
+        return [target]
+
+    def _take_apart(self, inputs: Variables) -> tuple:
         h, w, *bias, target = map(array_of, inputs)
         w = w.T if self.transposed else w
-        return h, w, bias, target.astype(np.int64)
+        h, targets = rows_of(h, len(w)), target.ravel().astype(np.int64)
+        if targets.max(initial=-1) >= w.shape[1]:
+            raise ValueError(f"linear_cross_entropy needs targets below the {w.shape[1]} classes; got {targets.max()}.")
+        return h, w, bias, targets
 
-    def forward_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
+    def compute(self, inputs: Variables, outputs: Variables) -> None:
         h, w, bias, targets = self._take_apart(inputs)
-        losses = outputs[0].data.cast(np.float32)
+        losses = outputs[0].data.cast(np.float32).reshape(-1)
         for start in range(0, len(h), BLOCK):
             rows = slice(start, start + BLOCK)
             self.saved = self._block(h[rows], w, bias, targets[rows], losses[rows])
@@ -118,13 +145,13 @@ class LinearCrossEntropy(ArrayFunction):
         _cross_entropy(logits, targets, losses, scales)
         return logits, scales
 
-    def backward_impl(
-        self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable], propagate_down: list[bool], accum: list[bool]
-    ) -> None:
+    def compute_gradients(self, inputs: Variables, outputs: Variables, propagate_down: list[bool], accum: list[bool]) -> None:
         h, w, bias, targets = self._take_apart(inputs)
-        dlosses = gradient_of(outputs[0])
+        dlosses = gradient_of(outputs[0]).reshape(-1)
         losses = np.empty(len(h), np.float32)
         given: list[Any] = [gradient_to_write(v, a) if p else None for v, p, a in zip(inputs, propagate_down, accum)]
+        if given[0] is not None:
+            given[0] = rows_of(given[0], h.shape[1])
         if given[1] is not None and self.transposed:
             given[1] = given[1].T
         for start in reversed(range(0, len(h), BLOCK)):

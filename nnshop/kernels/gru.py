@@ -6,9 +6,10 @@ import numpy as np
 from numba import float32 as f4
 
 from .activations import sigmoid, tanh
+from .array_function import rows_of
 from .compiling import compiled
 from .gemm import multiply_packed, pack, pack_for
-from .recurrence import Recurrence, rows_of
+from .recurrence import Recurrence
 
 
 @compiled("ssvvmmbsssm")
@@ -156,6 +157,8 @@ def _backward_before(gates, u, u_n, dy, dh, mask, reverse, h_before, dbias, step
 class ResetAfterGRU(Recurrence):
     """`(x, W, U, b?, b_hn?, h, mask?) -> (y, h')`, gates r, z, n; the equations are those of `gru_cell`."""
 
+    gates = 3
+
     def _run_forward(
         self, gates: np.ndarray, u: np.ndarray, biases: list, finals: list, mask: np.ndarray, y: np.ndarray
     ) -> tuple:
@@ -172,12 +175,14 @@ class ResetAfterGRU(Recurrence):
         width, units = gates.shape[2], dy.shape[2]
         dbias, dh_bias, step = (np.zeros(s, np.float32) for s in (width, units, (len(dy), width)))
         _backward_after(gates, pack(u.T), dy, *dstates, mask, self.reverse, h_before, candidates, dbias, dh_bias, step)
-        h_rows, d_rows, dn_rows = rows_of(h_before, gates, candidates)
+        h_rows, d_rows, dn_rows = map(rows_of, (h_before, gates, candidates))
         return gates, [(h_rows.T, d_rows[:, : 2 * units]), (h_rows.T, dn_rows)], [dbias, dh_bias][: self.biases]
 
 
 class ResetBeforeGRU(Recurrence):
     """`(x, W, U, b?, h, mask?) -> (y, h')`, gates r, z, n; the equations are those of `gru_cell` with reset_after=False."""
+
+    gates = 3
 
     def _run_forward(
         self, gates: np.ndarray, u: np.ndarray, biases: list, finals: list, mask: np.ndarray, y: np.ndarray
@@ -197,5 +202,5 @@ class ResetBeforeGRU(Recurrence):
         step, dreset, step_n = (np.empty((len(dy), n), np.float32) for n in (2 * units, units, units))
         parts = pack(u[:, : 2 * units].T), pack(u[:, 2 * units :].T)
         _backward_before(gates, *parts, dy, *dstates, mask, self.reverse, h_before, dbias, step, dreset, step_n)
-        h_rows, d_rows, reset_rows = rows_of(h_before, gates, resets)
+        h_rows, d_rows, reset_rows = map(rows_of, (h_before, gates, resets))
         return gates, [(h_rows.T, d_rows[:, : 2 * units]), (reset_rows.T, d_rows[:, 2 * units :])], [dbias][: self.biases]

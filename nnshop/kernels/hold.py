@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import nnabla as nn
 import numpy as np
 
-from .array_function import ArrayFunction, array_of, give_gradient, gradient_of
+from .array_function import ArrayFunction, Shape, Variables, array_of, give_gradient, gradient_of, sizes_of
 
 
 class Hold(ArrayFunction):
@@ -21,8 +20,10 @@ class Hold(ArrayFunction):
         super().__init__()
         self.reverse = reverse
 
-    def setup_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
-        outputs[0].reset_shape(inputs[0].shape, True)
+    def output_shapes(self, *given: Shape) -> Sequence[Shape]:
+        ys, mask = given
+        sizes_of(self.name, {"the first two axes of ys": "B T", "mask": "B T"}, [ys[:2], mask])
+        return [ys]
 
     def grad_depends_input_data(self, i: int, j: int) -> bool:
         return j == 1
@@ -35,15 +36,13 @@ class Hold(ArrayFunction):
             return steps
         return np.where(steps < 0, -1, mask.shape[1] - 1 - steps)[:, ::-1]
 
-    def forward_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
+    def compute(self, inputs: Variables, outputs: Variables) -> None:
         ys, sources = array_of(inputs[0]), self._sources(array_of(inputs[1]))
         out = outputs[0].data.cast(np.float32)
         out[...] = ys[np.arange(len(ys))[:, None], sources]
         out[sources < 0] = 0
 
-    def backward_impl(
-        self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable], propagate_down: list[bool], accum: list[bool]
-    ) -> None:
+    def compute_gradients(self, inputs: Variables, outputs: Variables, propagate_down: list[bool], accum: list[bool]) -> None:
         if not propagate_down[0]:
             return
         given, sources = gradient_of(outputs[0]), self._sources(array_of(inputs[1]))

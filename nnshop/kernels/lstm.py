@@ -6,9 +6,10 @@ import numpy as np
 from numba import float32 as f4
 
 from .activations import sigmoid, tanh
+from .array_function import rows_of
 from .compiling import compiled
 from .gemm import multiply_packed, pack, pack_for
-from .recurrence import Recurrence, rows_of
+from .recurrence import Recurrence
 
 
 # Each gate has a loop of its own, over contiguous numbers: those are what the compiler turns into vector instructions.
@@ -81,6 +82,7 @@ class LSTM(Recurrence):
     """`(x, W, U, b?, h, c, mask?) -> (y, h', c')`, gates i, f, g, o; the equations are those of `lstm_cell`."""
 
     states = 2
+    gates = 4
 
     def _run_forward(
         self, gates: np.ndarray, u: np.ndarray, biases: list, finals: list, mask: np.ndarray, y: np.ndarray
@@ -96,5 +98,5 @@ class LSTM(Recurrence):
         width = gates.shape[2]
         dbias, step = np.zeros(width, np.float32), np.empty((len(dy), width), np.float32)
         _backward(gates, pack(u.T), dy, *dstates, mask, self.reverse, c_before, dbias, step)
-        h_rows, d_rows = rows_of(h_before, gates)
+        h_rows, d_rows = map(rows_of, (h_before, gates))
         return gates, [(h_rows.T, d_rows)], [dbias][: self.biases]

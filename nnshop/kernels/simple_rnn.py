@@ -8,9 +8,10 @@ import numpy as np
 from numba import float32 as f4
 
 from .activations import tanh
+from .array_function import rows_of
 from .compiling import compiled
 from .gemm import multiply_packed, pack, pack_for
-from .recurrence import Recurrence, rows_of
+from .recurrence import Recurrence
 
 
 @compiled("ssvmmbbssm")
@@ -84,5 +85,5 @@ class SimpleRNN(Recurrence):
         gates, h_before = saved
         dbias, step = np.zeros(gates.shape[2], np.float32), np.empty_like(dstates[0])
         _backward(gates, pack(u.T), dy, *dstates, mask, self.reverse, self.relu, dbias, step)
-        h_rows, d_rows = rows_of(h_before, gates)
+        h_rows, d_rows = map(rows_of, (h_before, gates))
         return gates, [(h_rows.T, d_rows)], [dbias][: self.biases]

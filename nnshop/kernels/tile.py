@@ -186,7 +186,7 @@ def store(typing: Any, address, number):
 
 @_intrinsic
 def power_of_two(typing: Any, exponent):
-    """2 to a whole int32 number between -126 and 127, as a float32: its bits are written down."""
+    """2 to a whole int32 number between -126 and 127, as a float32: its bits are written down. For -127 they are those of 0."""
 
     def generate(context: Any, builder: ir.IRBuilder, signature: Any, arguments: Any) -> Any:
         bits = builder.shl(builder.add(arguments[0], ir.Constant(_I32, 127)), ir.Constant(_I32, 23))

@@ -63,45 +63,37 @@ def all_magnitudes() -> np.ndarray:
     """Every 9973rd float32 of each sign, all between -20 and 20 in small steps, and denormals."""
     bits = np.arange(0, 0x7F800000, 9973, dtype=np.uint32).view(np.float32)
     near = np.linspace(-20, 20, 400_001).astype(np.float32)
-    special = np.array([0.0, TINY, 2 * TINY, 1e-39, np.finfo(np.float32).tiny, 7.90531110763549805, 7.9053116, 100, LARGEST])
+    special = np.array([0.0, TINY, 2 * TINY, 1e-39, np.finfo(np.float32).tiny, 9.010913, 9.010914, 88, 104, LARGEST])
     return np.concatenate([bits, -bits, near, special, -special]).astype(np.float32)
 
 
-def test_tanh_is_exact_to_3e7(tanh: Callable) -> None:
+def test_tanh_is_exact_to_4e7_and_is_1_where_float32_is(tanh: Callable) -> None:
     x = all_magnitudes()
-    y = tanh(x)
-    assert np.max(abs(y - np.tanh(x.astype(np.float64)))) <= 3e-7
-    assert np.max(abs(y)) <= 1
-    normal = abs(x) > 1e-35
-    np.testing.assert_allclose(y[normal], np.tanh(x[normal].astype(np.float64)), rtol=6e-7)
+    y, expected = tanh(x), np.tanh(x.astype(np.float64))
+    np.testing.assert_allclose(y, expected, rtol=4e-7, atol=2 * TINY)
+    np.testing.assert_array_equal(abs(y) == 1, abs(expected.astype(np.float32)) == 1)
 
 
-def test_sigmoid_is_exact_to_2e7(sigmoid: Callable) -> None:
+def test_sigmoid_is_exact_to_3e7_of_its_value_down_to_denormals(sigmoid: Callable) -> None:
     x = all_magnitudes()
-    y = sigmoid(x)
     with np.errstate(over="ignore"):
-        assert np.max(abs(y - 1 / (1 + np.exp(-x.astype(np.float64))))) <= 2e-7
-    assert y.min() >= 0
-    assert y.max() <= 1
+        expected = 1 / (1 + np.exp(-x.astype(np.float64)))
+    np.testing.assert_allclose(sigmoid(x), expected, rtol=3e-7, atol=2 * TINY)
 
 
-def test_exp_is_exact_to_2e7_of_its_value(exp: Callable) -> None:
+def test_exp_is_exact_to_2e7_of_its_value_down_to_denormals(exp: Callable) -> None:
     x = all_magnitudes()
-    x = np.concatenate([x[x <= 0], np.linspace(-87, 0, 500_001).astype(np.float32)])
+    x = np.concatenate([x[x <= 0], np.linspace(-110, 0, 500_001).astype(np.float32)])
     y = exp(x)
-    expected = np.exp(np.maximum(x.astype(np.float64), -87))
-    np.testing.assert_allclose(y, expected, rtol=2e-7)
+    np.testing.assert_allclose(y, np.exp(x.astype(np.float64)), rtol=2e-7, atol=2 * TINY)
     assert y.max() <= 1
 
 
 def test_at_zero_and_at_the_limits(tanh: Callable, sigmoid: Callable, exp: Callable) -> None:
     ends = [0.0, -0.0, np.inf, -np.inf, LARGEST, -LARGEST]
-    assert tanh(ends)[:2].tolist() == [0, 0]
-    np.testing.assert_allclose(tanh(ends)[2:], [1, -1, 1, -1], rtol=3e-7)
-    np.testing.assert_allclose(sigmoid(ends), [0.5, 0.5, 1, 0, 1, 0], atol=2e-7)
-    assert exp([0.0, -0.0]).tolist() == [1, 1]
-    assert np.all(exp([-np.inf, -LARGEST, -88, -87]) == exp([-87.0])[0])
-    assert 0 < exp([-np.inf])[0] < 2e-38
+    assert tanh(ends).tolist() == [0, 0, 1, -1, 1, -1]
+    assert sigmoid(ends).tolist() == [0.5, 0.5, 1, 0, 1, 0]
+    assert exp([0.0, -0.0, -np.inf, -LARGEST]).tolist() == [1, 1, 0, 0]
 
 
 def test_nan_stays_nan_and_where_it_is(tanh: Callable, sigmoid: Callable, exp: Callable) -> None:
