@@ -10,7 +10,7 @@ test: .venv/.dev
 	$(PYTHON) -m pytest
 
 fuzz: .venv/.dev
-	$(PYTHON) -m pytest tests/test_fuzz.py tests/compiling/test_random_steps.py --hypothesis-profile=fuzz
+	$(PYTHON) -m pytest tests/test_fuzz.py tests/test_fuzz_calls.py tests/compiling/test_random_steps.py --hypothesis-profile=fuzz
 
 lint: .venv/.dev
 	$(PYTHON) -m ruff format --check .

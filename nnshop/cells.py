@@ -12,7 +12,7 @@ from typing import Any, Callable
 import nnabla as nn
 import nnabla.functions as F
 
-from .checks import check_sizes
+from .checks import check_name, check_sizes
 from .core import AbstractCell, StateSpec, Tree, tree_leaves, tree_like
 from .execution.fused import fused, why_not_fused
 from .execution.running import over
@@ -49,6 +49,8 @@ class _ParametricCell(AbstractCell):
     def __post_init__(self) -> None:
         for field in fields(self):  # type: ignore[arg-type]  # subclasses are dataclasses
             value = getattr(self, field.name)
+            if field.name == "name":
+                check_name(type(self).__name__, value)
             if field.name.endswith("activation"):
                 find_activation(value)
             if field.name == "units" or (field.name == "projection_size" and value is not None):

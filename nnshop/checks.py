@@ -35,6 +35,17 @@ def check_count(name: str, number: Any, least: int = 1) -> None:
         raise ValueError(f"{name} must be below 2 ** 31, what NNabla can count; got {number}.")
 
 
+def check_name(who: str, name: Any) -> None:
+    """Raises TypeError unless this may name a parameter scope; None is no scope."""
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"{who} needs a str as its name; got {name!r}.")
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a real number, of Python or of NumPy; a bool is none."""
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+
+
 def check_flag(name: str, value: Any) -> None:
     """Raises TypeError unless this is True or False: a word, such as "no", would count as true."""
     if not isinstance(value, (bool, np.bool_)):

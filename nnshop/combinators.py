@@ -10,10 +10,11 @@ import nnabla as nn
 import nnabla.functions as F
 import nnabla.parametric_functions as PF
 
-from .core import AbstractCell, StateSpec, Tree, shapes, tree_leaves, tree_map
+from .checks import check_name
+from .core import AbstractCell, StateSpec, Tree, check_cell, shapes, tree_leaves, tree_map
 from .execution.running import over
 from .functions import activation as find_activation
-from .functions import faster, reshape, where, without_padding
+from .functions import faster, reshape, stop_gradient, where, without_padding
 from .owners import check_owners
 from .parametric_functions import checking, embed
 
@@ -84,6 +85,9 @@ def lift(function: Callable, *arguments: Any, name: str | None = None, rowwise: 
         >>> nnshop.output_shape(cell, nn.Variable((32, 3)))
         (5,)
     """
+    check_name("lift", name)
+    if not callable(function):
+        raise TypeError(f"lift takes a function of a Variable; got {function!r}.")
     return Lifted(function, arguments, tuple(options.items()), name, rowwise)
 
 
@@ -140,15 +144,16 @@ def stack(*cells: AbstractCell | Callable, name: str | None = None) -> AbstractC
         >>> ys.shape, list(nn.get_parameters())[0]
         ((2, 7, 4), '0/x2h/W')
     """
-    return Stack(_as_cells("stack", cells), name)
+    return Stack(_as_cells("stack", cells, name), name)
 
 
-def _as_cells(who: str, parts: tuple) -> tuple[AbstractCell, ...]:
+def _as_cells(who: str, parts: tuple, name: str | None) -> tuple[AbstractCell, ...]:
     if not parts:
         raise ValueError(f"{who} needs at least one cell.")
     for part in parts:
         if not callable(part):
             raise TypeError(f"{who} takes cells and functions of a Variable; got {part!r}.")
+    check_name(who, name)
     cells = tuple(part if isinstance(part, AbstractCell) else lift(part) for part in parts)
     check_owners(who, cells)
     return cells
@@ -220,7 +225,7 @@ def sync(*cells: AbstractCell | Callable, name: str | None = None) -> AbstractCe
         >>> ys.shape, h.shape
         ((2, 7, 8), (2, 8))
     """
-    return Sync(_as_cells("sync", cells), name)
+    return Sync(_as_cells("sync", cells, name), name)
 
 
 MERGES: dict[str, Callable[[Tree, Tree], Tree]] = {
@@ -302,6 +307,7 @@ def readout(
     if feed is not None and not callable(feed):
         raise ValueError(f"feed must be a function of a step's output; got {feed!r}.")
     find_activation(activation)
+    check_cell(cell)
     return Readout(cell, shape, merge, activation, feed)
 
 
@@ -316,7 +322,9 @@ class TeacherForced(Wrapper):
         x, truth = self._pair(x)
         y, (inner, own) = self.cell(x, state)
         if self.sampling_probability is not None:
-            chosen = F.less(F.rand(shape=truth.shape[:1]), F.broadcast(self.sampling_probability, truth.shape[:1]))
+            chosen = F.less(
+                F.rand(shape=truth.shape[:1]), F.broadcast(stop_gradient(self.sampling_probability), truth.shape[:1])
+            )
             truth = where(chosen, own, truth)
         return y, (inner, truth)
 
@@ -402,6 +410,5 @@ def residual(cell: AbstractCell) -> AbstractCell:
         >>> residual(nnshop.LSTMCell(8))
         Residual(LSTMCell(8))
     """
-    if not isinstance(cell, AbstractCell):
-        raise TypeError(f"residual takes a cell; got {cell!r}. Make one of a function by lift(function).")
+    check_cell(cell)
     return Residual(cell)

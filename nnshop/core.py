@@ -14,7 +14,7 @@ import nnabla as nn
 import numpy as np
 
 from .building import building
-from .checks import check_count, check_variable, is_whole
+from .checks import check_count, check_name, check_variable, is_whole
 from .options import check_options
 from .parameters import scratch
 
@@ -249,6 +249,7 @@ class Cell(AbstractCell):
     def __post_init__(self) -> None:
         if not callable(self.function):
             raise TypeError(f"Cell takes a function (x, state) -> (y, new_state); got {self.function!r}.")
+        check_name("Cell", self.name)
         for leaf in tree_leaves(self.state):
             if not isinstance(leaf, StateSpec):
                 raise TypeError(f"the state of a Cell is StateSpec((units,)), or a tuple of them; got {leaf!r} in it.")

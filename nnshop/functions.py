@@ -261,7 +261,7 @@ def sequence_loss(
     check_variable("sequence_loss: logits", logits)
     if logits.ndim != 3:
         raise ValueError(f"sequence_loss needs logits of shape (B, T, V); got {logits.shape}.")
-    _check_loss("sequence_loss", "logits", logits, targets, weights, reduction, label_smoothing)
+    check_loss("sequence_loss", "logits", logits, targets, weights, reduction, label_smoothing)
     steps = logits.shape[:2]
     targets, weights = _counting("sequence_loss", targets, logits.shape[2], weights, steps, ignore_index)
     if weights is not None:  # a NaN among the logits of padding would come back in the gradient
@@ -274,7 +274,7 @@ def sequence_loss(
     return _reduce(losses, weights, reduction)
 
 
-def _check_loss(
+def check_loss(
     who: str,
     of: str,
     x: nn.Variable,
@@ -283,12 +283,15 @@ def _check_loss(
     reduction: str,
     label_smoothing: float,
 ) -> None:
+    """Raises ValueError or TypeError where what the losses have in common does not fit; `who` begins the message."""
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction must be one of {', '.join(map(repr, REDUCTIONS))}; got {reduction!r}.")
     if not 0 <= label_smoothing < 1:
         raise ValueError(f"label_smoothing must be from 0 to below 1; got {label_smoothing}.")
     for name, v in {of: x, "targets": targets, **({} if weights is None else {"weights": weights})}.items():
         check_variable(f"{who}: {name}", v)
+    if x.ndim < 2:
+        raise ValueError(f"{who} needs {of} of shape (B, T, D), or any (..., D); got {x.shape}.")
     steps = x.shape[:-1]
     if targets.shape not in (steps, (*steps, 1)):
         raise ValueError(f"{who} needs targets of shape {steps} for {of} {x.shape}; got {targets.shape}.")
@@ -300,7 +303,7 @@ def _counting(
     who: str, targets: nn.Variable, classes: int, weights: nn.Variable | None, steps: tuple, ignore_index: int | None
 ) -> tuple[nn.Variable, nn.Variable | None]:
     """The targets `(B, T)`, checked where they count, 0 elsewhere, and by what each loss is multiplied."""
-    targets = reshape(targets, steps)
+    targets = targets if targets.shape == steps else reshape(targets, steps)
     if ignore_index is not None:
         with in_float32():
             counts = F.not_equal_scalar(targets, ignore_index)
@@ -376,7 +379,7 @@ def linear_cross_entropy(
         >>> loss.forward(); round(float(loss.d), 4)  # log 4
         1.3863
     """
-    _check_loss("linear_cross_entropy", "h", h, targets, weights, reduction, label_smoothing)
+    check_loss("linear_cross_entropy", "h", h, targets, weights, reduction, label_smoothing)
     _check_output_layer(h, weight, bias, transpose)
     classes = weight.shape[0 if transpose else 1]
     targets, weights = _counting("linear_cross_entropy", targets, classes, weights, h.shape[:-1], ignore_index)

@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import nnabla as nn
 import numpy as np
 
 from .context import in_float32, on_host
 from .kernels.array_function import ArrayFunction, Shape, Variables
+from .kernels.refusing import own_name
 from .portable import is_portable
 
 _KNOWN: ContextVar[bool] = ContextVar("known", default=False)
@@ -64,6 +66,11 @@ class CheckedIds(ArrayFunction):
 
     def compute_gradients(self, inputs: Variables, outputs: Variables, propagate_down: list[bool], accum: list[bool]) -> None:
         """Ids have no gradient."""
+
+
+def is_check(function: Any) -> bool:
+    """Whether a function of a graph is such a check."""
+    return function.info.type_name == own_name(CheckedIds)
 
 
 def checked_ids(ids: nn.Variable, size: int, who: str, negative: bool = False) -> nn.Variable:

@@ -12,9 +12,10 @@ import nnabla.functions as F
 from .building import building
 from .cells import GRUCell, LSTMCell, SimpleRNNCell
 from .checks import check_flag, check_variable
-from .core import AbstractCell, Tree, batch_size_of, check_state, check_variables, output_shape, shapes, tree_leaves, tree_map
+from .core import AbstractCell, Tree, batch_size_of, check_state, output_shape, shapes, tree_leaves, tree_map
 from .execution import iterate, run
 from .execution.running import check_cell
+from .execution.ways import sequence_length
 from .functions import faster, reshape, swap_time
 from .owners import check_owners
 from .parametric_functions import checking
@@ -241,6 +242,7 @@ def bidirectional(
 
 
 def _check_widths(merge_mode: str, x: Tree, *cells: AbstractCell) -> None:
+    sequence_length(x, None, axis=1)
     step = tree_map(lambda v: nn.Variable((v.shape[0], *v.shape[2:])), x)
     widths = [output_shape(cell, step) for cell in cells]
     if widths[0] != widths[1]:
@@ -323,7 +325,8 @@ class TimeDistributed:
         arguments = (each(x), *arguments)
         marked = [v for v in (*arguments, *options.values()) if isinstance(v, each)]
         sequences = tuple(v.sequence for v in marked)
-        check_variables(sequences)
+        for sequence in sequences:
+            check_variable("TimeDistributed: a sequence", sequence)
         steps = _common_steps(sequences)
 
         def call(values: Tree) -> Tree:

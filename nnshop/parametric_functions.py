@@ -20,8 +20,8 @@ from nnabla.parametric_functions import parametric_function_api
 from .building import building
 from .checks import check_sizes, check_variable
 from .functions import activation as find_activation
+from .functions import check_loss, reshape
 from .functions import linear_cross_entropy as linear_losses
-from .functions import reshape
 from .ids import checked_ids
 
 _X2H = ("x2h/W", "Weights from the input, gates side by side", "(D, G * H)", True)
@@ -407,7 +407,7 @@ def linear_cross_entropy(
         ((), ['output/affine/W', 'output/affine/b'])
     """
     check_sizes("linear_cross_entropy", n_classes=n_classes)
-    check_variable("linear_cross_entropy: h", h)
+    check_loss("linear_cross_entropy", "h", h, targets, weights, reduction, label_smoothing)
     w = _weight("W", (h.shape[-1], n_classes), 1, w_init, fix_parameters, rng)
     b = _bias("b", n_classes, b_init, fix_parameters) if with_bias else None
     options: dict[str, Any] = {"reduction": reduction, "ignore_index": ignore_index, "label_smoothing": label_smoothing}

@@ -33,9 +33,14 @@ def to_fused(kind: str, layers: Sequence[Sequence[Weights]]) -> dict[str, np.nda
         {'weight_l0': (1, 4, 8, 11), 'bias': (1, 1, 4, 8)}
     """
     gates = _gates(kind)
+    if (
+        not isinstance(layers, (list, tuple))
+        or not layers
+        or not all(isinstance(layer, (list, tuple)) and layer for layer in layers)
+    ):
+        raise ValueError("to_fused needs at least one layer, a list of at least one direction.")
+    layers = [[_arrays(cell) for cell in layer] for layer in layers]
     weights = [np.stack([_pack_weight(cell, gates) for cell in layer]) for layer in layers]
-    if not weights:
-        raise ValueError("to_fused needs at least one layer.")
     fused = {"weight_l0": weights[0]}
     if len(weights) > 1:
         fused["weight"] = np.stack(weights[1:])
@@ -64,7 +69,9 @@ def from_fused(kind: str, fused: Weights) -> list[list[dict[str, np.ndarray]]]:
         >>> sorted(back)
         ['b', 'h2h/W', 'x2h/W']
     """
-    gates = _gates(kind)
+    gates, fused = _gates(kind), _arrays(fused)
+    if "weight_l0" not in fused:
+        raise ValueError(f"from_fused needs weight_l0, the weights of the first layer; got {sorted(fused)}.")
     expand = (lambda array, axis: np.expand_dims(array, axis)) if kind == "rnn" else (lambda array, axis: np.asarray(array))
     layers = [expand(fused["weight_l0"], -3), *(expand(layer, -3) for layer in fused.get("weight", ()))]
     for layer in layers:
@@ -85,6 +92,18 @@ def _gates(kind: str) -> int:
     if kind not in _GATES:
         raise ValueError(f"kind must be one of {', '.join(_GATES)}; got {kind!r}.")
     return _GATES[kind]
+
+
+def _arrays(weights: Weights) -> dict[str, np.ndarray]:
+    """What was given by name, as arrays of numbers."""
+    if not isinstance(weights, Mapping):
+        raise TypeError(f"weights are arrays by their names; got {type(weights).__name__}.")
+    arrays = {}
+    for name, value in weights.items():
+        arrays[name] = value if isinstance(value, np.ndarray) else np.asarray(None)
+        if arrays[name].dtype.kind not in "fiu" or not arrays[name].ndim:
+            raise ValueError(f"{name} must be an array of numbers; got {type(value).__name__}.")
+    return arrays
 
 
 def _pack_weight(cell: Weights, gates: int) -> np.ndarray:

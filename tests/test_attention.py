@@ -595,7 +595,11 @@ def test_mistakes_are_found_before_there_are_weights() -> None:
     cases: list[tuple[type[Exception], str, Callable[[], Any]]] = [
         (TypeError, "a cell is what LSTMCell", lambda: attend(F.tanh, memory)),  # type: ignore[arg-type]
         (TypeError, "attend: the memory must be a Variable; got ndarray", lambda: attend(GRUCell(M), memory.d)),
-        (TypeError, "as memory and mask; got ndarray", lambda: attend(GRUCell(M), memory, "concat", mask=MASK)),  # type: ignore[arg-type]
+        (
+            TypeError,
+            "attend: the mask must be a Variable; got ndarray",
+            lambda: attend(GRUCell(M), memory, "concat", mask=MASK),
+        ),  # type: ignore[arg-type]
         (ValueError, r"a memory \(B, S, M\), .*; got \(3, 4\)", lambda: attend(GRUCell(M), variable(3, 4), "concat")),
         (ValueError, "lengths or a mask, not both", lambda: attend(GRUCell(M), memory, lengths=LENGTHS, mask=constant(MASK))),
         (ValueError, "between 0 and the sequence length T=4", lambda: attend(GRUCell(M), memory, "concat", lengths=[5, 1, 1])),

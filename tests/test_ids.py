@@ -17,7 +17,7 @@ import nnshop
 from nnshop import GRUCell, embed, lift, portable, run, save_nnp, sequence_loss, stack
 from nnshop.decoding import Step, decode
 from nnshop.functions import functions_of, linear_cross_entropy
-from nnshop.ids import known_ids
+from nnshop.ids import is_check, known_ids
 from nnshop.recurrentshop import RecurrentSequential
 from nnshop.seq2seq import EncoderDecoder
 
@@ -136,14 +136,14 @@ def test_a_checked_table_is_nnablas(kind: str) -> None:
         else:
             with known_ids():
                 y = F.sum(TABLES[kind](ids) ** 2)
-        kinds = {function.info.type_name for function in functions_of([y])}
+        checked = any(map(is_check, functions_of([y])))
         randomize()
         for v in nn.get_parameters().values():
             v.grad.zero()
         y.forward()
         y.backward()
         found.append((y.d.copy(), {name: v.g.copy() for name, v in nn.get_parameters().items()}))
-        assert kind == "loop" or ("CheckedIds" in kinds) == checks
+        assert kind == "loop" or checked == checks
     np.testing.assert_equal(found[0], found[1])
 
 
@@ -198,12 +198,18 @@ def test_a_step_of_decoding_takes_ids_and_rows_that_are_there(ids: list, rows: l
     cell = stack(lift(PF.embed, V, D), GRUCell(3), lift(PF.affine, V))
     cell(nn.Variable((2,)), cell.initial_state(2))
     step = Step(cell, 2)
-    assert not [f for f in functions_of(step._said) if f.info.type_name == "CheckedIds"]  # decoding knows its ids
+    assert not any(map(is_check, functions_of(step._said)))  # decoding knows its ids
     step.begin(cell.initial_state(2))
     logits, _ = step(np.array([0, 1]))
     assert logits.shape == (2, V)
     with pytest.raises(ValueError, match="must be 2 whole numbers from 0 to"):
         step(np.array(ids), rows)
+
+
+def test_losses_have_gradient_graphs_where_their_functions_have() -> None:
+    h = weights(2, 3, V)
+    (dh,) = nn.grad([sequence_loss(h * 1, constant(IDS))], [h])
+    assert np.isfinite(value(dh)).all()
 
 
 @pytest.mark.parametrize("function", [sequence_loss, linear_cross_entropy, nnshop.linear_cross_entropy])

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import check_count
+from ..checks import check_count, is_number
 from ..core import AbstractCell, Tree
 from .best import best_of, check_finite, log_probabilities
 from .step import Decoded, Step, check_limit, prepare
@@ -84,7 +84,7 @@ def beam_search(
             f"attend(..., alignments=True); {step.cell} gives logits only."
         )
     ready.begin()
-    search = _Search(step, ready.ids, width, end, limit, min_length, length_penalty, coverage_penalty)
+    search = _Search(step, ready.ids, width, end, limit, min_length, float(length_penalty), float(coverage_penalty))
     for t in range(limit):
         search.go_on(t)
         if search.is_decided(wanted):
@@ -106,8 +106,11 @@ def _check_options(
     if min_length and (end is None or min_length >= limit):
         raise ValueError(f"min_length={min_length} needs an end token, and a max_length above it; got {end} and {limit}.")
     for name, penalty in {"length_penalty": length_penalty, "coverage_penalty": coverage_penalty}.items():
-        if not 0 <= penalty < np.inf:
-            raise ValueError(f"{name} must be a number, 0 or more; got {penalty}.")
+        if not is_number(penalty) or not 0 <= penalty <= np.finfo(np.float64).max:
+            raise ValueError(f"{name} must be a number, 0 or more; got {penalty!r}.")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(np.power((5 + limit) / 6, float(length_penalty))):
+            raise ValueError(f"length_penalty={length_penalty} is too large for {limit} steps; lower one of them.")
 
 
 class _Search:

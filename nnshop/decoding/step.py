@@ -53,8 +53,8 @@ def tile(x: nn.Variable, width: int) -> nn.Variable:
     check_count("width", width)
     if width == 1:
         return x
-    one = reshape(x, (x.shape[0], 1, *x.shape[1:]))
-    return reshape(F.broadcast(one, (x.shape[0], width, *x.shape[1:])), (x.shape[0] * width, *x.shape[1:]))
+    one = reshape(x, (x.shape[0], 1, x.size // x.shape[0]))  # NNabla broadcasts few axes only
+    return reshape(F.broadcast(one, (x.shape[0], width, one.shape[2])), (x.shape[0] * width, *x.shape[1:]))
 
 
 class Step:

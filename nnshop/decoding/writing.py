@@ -8,7 +8,7 @@ from typing import Any, Callable
 import nnabla as nn
 import numpy as np
 
-from ..checks import check_count
+from ..checks import check_count, is_number, is_whole
 from ..core import AbstractCell, Tree
 from .best import best_of, check_finite, log_probabilities
 from .step import Decoded, Ready, Step, check_limit, prepare
@@ -114,28 +114,28 @@ def _check_distribution(temperature: float, top_k: int | None, top_p: float | No
     check_temperature(temperature)
     if top_k is not None:
         check_count("top_k", top_k)
-    if top_p is not None and not (_is_number(top_p) and 0 < top_p <= 1):
+    if top_p is not None and not (is_number(top_p) and 0 < top_p <= 1):
         raise ValueError(f"top_p is a probability above 0, 1 at most; got {top_p}.")
 
 
 def check_temperature(temperature: float) -> None:
     """Raises ValueError unless 32 bits hold a temperature in full precision."""
     limits = np.finfo(np.float32)
-    if not _is_number(temperature) or not limits.tiny <= temperature <= limits.max:
+    if not is_number(temperature) or not limits.tiny <= temperature <= limits.max:
         raise ValueError(
             f"temperature must be a number above 0; got {temperature!r}. 32 bits hold those from {limits.tiny:.2g} to "
             f"{limits.max:.2g}. For the most likely tokens use greedy."
         )
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-
-
 def _generator(seed: int | np.random.RandomState | None) -> np.random.RandomState:
     if seed is None:
         return nn.random.prng
-    return seed if isinstance(seed, np.random.RandomState) else np.random.RandomState(seed)
+    if isinstance(seed, np.random.RandomState):
+        return seed
+    if not is_whole(seed) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be a whole number from 0, below 2 ** 32, or a RandomState; got {seed!r}.")
+    return np.random.RandomState(seed)
 
 
 def _write(ready: Ready, end: int | None, limit: int, choose: Choose) -> Decoded:

@@ -98,8 +98,6 @@ def _cross_entropy_gradient(logits, targets, scales, dlosses):
 class LinearCrossEntropy(ArrayFunction):
     """`(h (..., D), W, b (V,)?, target (...)) -> losses (...)`, in nats; where the target is negative, the loss is 0.
 
-    Targets must have been checked, see `nnshop.ids`.
-
     Logits of more than BLOCK rows are never there at once: they are computed again in the backward pass.
 
     Args:

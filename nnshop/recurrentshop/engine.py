@@ -13,6 +13,7 @@ import nnabla.functions as F
 import numpy as np
 
 from ..building import building
+from ..checks import check_variable
 from ..combinators import MERGES, Readout, Stack, Sync, Wrapper, lift, readout, teacher_forced
 from ..core import AbstractCell, Cell, StateSpec, Tree, check_variables, output_shape, shapes, tree_leaves, tree_like, tree_map
 from ..execution import run
@@ -270,7 +271,8 @@ class RecurrentLayer(Layer):
 
     def _check_input(self, x: Tree) -> None:
         check_variables(x)
-        if not self.decode and any(v.ndim < 3 for v in tree_leaves(x)):
+        least = 1 if self.decode else 3
+        if not tree_leaves(x) or any(v.ndim < least for v in tree_leaves(x)):
             raise ValueError(
                 f"{self.name}: needs sequences (B, T, ...); got {shapes(x)}. "
                 "With decode=True one input (B, ...) is given to all steps."
@@ -326,6 +328,7 @@ class RecurrentLayer(Layer):
             )
         if initial_state is not None:
             given = _listed(initial_state)
+            check_variables(tuple(given), f"{self.name}: a state")
             wanted = [leaf.shape for leaf in tree_leaves(inner)]
             if [v.shape for v in given] != wanted:
                 got = [v.shape for v in given]
@@ -333,6 +336,7 @@ class RecurrentLayer(Layer):
             inner = tree_like(inner, given)
         if initial_readout is not None:
             expected = last.shape
+            check_variable(f"{self.name}: initial_readout", initial_readout)
             if initial_readout.shape != expected:
                 raise ValueError(
                     f"{self.name}: initial_readout must have the shape of an output, {expected}; got {initial_readout.shape}."

@@ -10,7 +10,7 @@ import nnabla.function
 
 from ..core import AbstractCell, Cell, Tree, tree_leaves, tree_like, tree_map
 from ..functions import functions_of
-from ..ids import checked_ids
+from ..ids import checked_ids, is_check
 
 WAY_OUT = "Pass a function (x, *states) -> (y, *states) in place of the graph: it is called at the batch size that is run."
 
@@ -83,7 +83,7 @@ class WiredStep:
         kind = function.info.type_name
         if kind == "Dropout" and not self.dropout:
             return given
-        if kind == "CheckedIds":  # below it is made anew for each table
+        if is_check(function):  # below it is made anew for each table
             return given
         if kind == "Embed":
             given = [checked_ids(given[0], given[1].shape[0], "embed: an id"), given[1]]

@@ -9,6 +9,7 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
+from ..checks import is_number
 from ..combinators import Wrapper
 from ..core import AbstractCell
 from ..parameters import all_parameters, join
@@ -27,6 +28,11 @@ class L1L2:
 
     l1: float = 0.0
     l2: float = 0.0
+
+    def __post_init__(self) -> None:
+        for factor in (self.l1, self.l2):
+            if not is_number(factor):
+                raise TypeError(f"a penalty needs a number as its factor; got {factor!r}.")
 
     def __call__(self, w: nn.Variable) -> nn.Variable:
         return self.l1 * F.sum(F.abs(w)) + self.l2 * F.sum(w**2)
@@ -48,9 +54,13 @@ class MaxNorm:
 
     largest: float = 2.0
 
+    def __post_init__(self) -> None:
+        if not is_number(self.largest) or not self.largest > 0:
+            raise ValueError(f"MaxNorm needs a number above 0; got {self.largest!r}.")
+
     def __call__(self, w: np.ndarray) -> np.ndarray:
         norms = np.sqrt(np.sum(np.square(w), axis=0, keepdims=True))
-        return w * (np.clip(norms, 0, self.largest) / np.maximum(norms, 1e-7))
+        return w * (np.clip(norms, 0, float(self.largest)) / np.maximum(norms, 1e-7))
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,7 @@ def check_batch(source: Any, target: Any, source_lengths: Any, target_lengths: A
         raise ValueError(f"source and target need one batch size; they are {source.shape} and {target.shape}.")
     for name, lengths in {"source_lengths": source_lengths, "target_lengths": target_lengths}.items():
         if lengths is not None:
-            shape = lengths.shape if isinstance(lengths, nn.Variable) else np.shape(lengths)
+            shape = lengths.shape if isinstance(lengths, nn.Variable) else np.asarray(lengths).shape
             if shape != source.shape[:1]:
                 raise ValueError(f"{name} must be one number for each of {source.shape[0]} rows; got the shape {shape}.")
 

@@ -152,6 +152,7 @@ class Seq2SeqModel(Layer):
         if truth is None and self.teacher_force and training:
             raise ValueError(f"{self.name}: teacher forcing needs ground_truth in training; or call it with training=False.")
         expected = (x.shape[0], self.output_length, self.output_dim)
+        check_variables(truth, f"{self.name}: ground_truth")
         if truth is not None and truth.shape != expected:
             raise ValueError(f"{self.name}: ground_truth must have the shape of the outputs, {expected}; got {truth.shape}.")
 
