@@ -295,7 +295,9 @@ class Graph:
         """The rows of a `(P, K)` times a weight `(K, N)`; `added` `(P, N)` is added."""
         rows = a.shape[0]
         a = self._pushed(a)
-        if not _varies(a.node) or not _has_even_rows(a):
+        if not _varies(a.node):  # a product reads rows, of which what is shared has one only
+            a = self._apply("copy", [a], a.shape)
+        elif not _has_even_rows(a):
             a = self.own(a)
         more = [] if added is None else [self.own(added)._replace(shape=(rows * n,), strides=(1,))]
         return all_of(self.make("product", [a, *more], (rows, n), weight), (rows, n))

@@ -22,6 +22,11 @@ case("affine to matrices", lambda a, w, b: F.affine(a, w, b), (B, 5), outer=[(5,
 case(
     "affine of what was concatenated", lambda a, b, w: F.affine(F.concatenate(a, b, axis=1), w), (B, 3), (B, 4), outer=[(7, 5)]
 )
+case("affine of what was padded", lambda a, w: F.affine(F.pad(a, (1, 2), constant_value=0.7), w), (B, 1), outer=[(4, 4)])
+case("affine of what all rows share", lambda a, v, w: F.affine(F.concatenate(a, F.broadcast(v, (B, 2)), axis=1), w), (B, 3),
+     outer=[(1, 2), (5, 4)])  # fmt: skip
+case("affine of what rows have from outside", lambda a, v, w: F.affine(F.concatenate(a, v, axis=1), w), (B, 3),
+     outer=[(B, 2), (5, 4)])  # fmt: skip
 case("affine of a slice", lambda a, w: F.affine(a[:, 1:4], w) * F.affine(a[:, ::2], w), (B, 5), outer=[(3, 4)])
 case("affine of equal numbers", lambda a, w: F.affine(F.broadcast(a, (B, 4)), w), (B, 1), outer=[(4, 3)])
 case("sum of products", lambda a, b, v, w: F.affine(a, v) + F.affine(b, w), (B, 3), (B, 4), outer=[(3, 5), (4, 5)])
