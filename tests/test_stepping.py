@@ -337,15 +337,24 @@ def test_what_a_cell_holds_is_computed_at_the_beginning(engine: str) -> None:
     assert not np.allclose(first, second)
 
 
+def test_another_batch_size_that_fails_changes_nothing() -> None:
+    held = variable(3, 3)
+    cell = Cell(lambda x, h: (x + h + held, h + x), StateSpec((3,)))
+    stepper, x = Stepper(cell, np.zeros((3, 3))), sequence()
+    expected = steps(stepper, x)
+    stepper.reset()
+    for batch, message in ((1, "gives outputs of 3 rows for a batch of 1"), (0, "batch_size must be a whole number")):
+        with pytest.raises(ValueError, match=message):
+            stepper.reset(batch_size=batch)
+    np.testing.assert_array_equal(steps(stepper, x), expected)
+
+
 def test_each_thread_has_its_stepper() -> None:
     cell, _ = lstm()
     xs = [sequence(length=40, seed=seed) for seed in range(4)]
-    steppers = [Stepper(cell, np.zeros((3, 3))) for _ in xs]
     expected = [over(cell, x)[0] for x in xs]
-    for stepper in steppers:
-        stepper.reset()
     with ThreadPoolExecutor(4) as pool:
-        for found, right in zip(pool.map(steps, steppers, xs), expected):
+        for found, right in zip(pool.map(lambda x: steps(Stepper(cell, x[:, 0]), x), xs), expected):
             assert_near(found, right)
 
 

@@ -6,13 +6,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import nnabla as nn
-import nnabla.functions as F
 import numpy as np
 
 from ..building import building
 from ..checks import check_count
 from ..compiling.nodes import Unsupported
-from ..context import in_float32
 from ..core import AbstractCell, Tree, batch_size_of, check_cell, check_state, shapes, tree_leaves, tree_like, tree_map
 from ..functions import functions_of, reshape
 from ..ids import known_ids
@@ -22,6 +20,7 @@ from ..parameters import no_new_parameters
 from . import explaining
 from .running import run
 from .step_graph import NotRepeatable, StepGraph
+from .stepped_functions import Functions
 from .tracing import trace
 from .unrolled import check_state_kept
 
@@ -32,7 +31,7 @@ class Stepper:
     The step is compiled where all its functions are translated, else it is a graph of NNabla's functions. Weights are copied,
     and what a cell holds, such as the memory of an attention, is computed, when a sequence begins: at the first step, by
     `begin`, by `reset` of all rows, and by `refresh`. A change of weights in between, as by a solver's update, shows only then.
-    One thread at a time may use a stepper, and steppers are made by one thread at a time.
+    One thread at a time may use a stepper: give each thread its own.
 
     Args:
         cell: Any cell, on weights that exist.
@@ -68,22 +67,16 @@ class Stepper:
     def __init__(self, cell: AbstractCell, x: Tree = None, batch_size: int | None = None) -> None:
         check_cell(cell)
         self.cell = cell
-        self._example = tree_map(lambda v: nn.Variable(np.shape(v) if not isinstance(v, nn.Variable) else v.shape), x)
-        if any(not v.ndim for v in tree_leaves(self._example)):
-            raise ValueError(f"Stepper needs an example of the input with a batch axis, (B, ...); got {shapes(self._example)}.")
-        batch_size = batch_size_of(self._example) if batch_size is None else batch_size
+        self._xs = tree_map(lambda v: nn.Variable(v.shape if isinstance(v, nn.Variable) else np.shape(v)), x)
+        if any(not v.ndim for v in tree_leaves(self._xs)):
+            raise ValueError(f"Stepper needs an example of the input with a batch axis, (B, ...); got {shapes(self._xs)}.")
+        batch_size = batch_size_of(self._xs) if batch_size is None else batch_size
         if batch_size is None:
             raise ValueError("Stepper needs a batch size: give an example of the input (B, ...), or batch_size=B.")
-        if any(v.shape[0] != batch_size for v in tree_leaves(self._example)):
-            raise ValueError(f"Stepper needs one batch size; it is {batch_size}, and the input is {shapes(self._example)}.")
-        self._build(batch_size)
-
-    # The engine
-
-    def _build(self, batch_size: int) -> None:
         check_count("batch_size", batch_size)
+        if any(v.shape[0] != batch_size for v in tree_leaves(self._xs)):
+            raise ValueError(f"Stepper needs one batch size; it is {batch_size}, and the input is {shapes(self._xs)}.")
         self.batch_size, self._begun = int(batch_size), False
-        self._xs = tree_map(lambda v: nn.Variable((self.batch_size, *v.shape[1:])), self._example)
         self._states = tree_map(lambda spec: nn.Variable((self.batch_size, *spec.shape)), self.cell.state)
         self._x_shapes = [v.shape for v in tree_leaves(self._xs)]
         self._engine: Any = self._compile()
@@ -93,12 +86,14 @@ class Stepper:
             self._engine = Functions(self.graph, len(self._x_shapes))
         self.ids = [_embedded(self.graph, leaf) for leaf in self.graph.inputs[: len(self._x_shapes)]]
 
+    # The engine
+
     def _compile(self) -> Any:
         """The programs of the step; None where it cannot be compiled."""
         explaining.begin(self.cell, 1)
         reason = why_not_compiled()
         if not reason:
-            from .programs import Programs  # here: LLVM takes time to import, and may not be there
+            from .stepped_programs import Programs  # here: LLVM takes time to import, and may not be there
 
             self._trace(self.cell)
             try:
@@ -194,7 +189,9 @@ class Stepper:
             raise ValueError("reset takes a batch_size, for all rows, or rows; got both.")
         rows = None if rows is None else self._check_rows(rows)
         if batch_size is not None and batch_size != self.batch_size:
-            self._build(batch_size)
+            check_count("batch_size", batch_size)
+            other = tree_map(lambda v: nn.Variable((batch_size, *v.shape[1:])), self._xs)
+            vars(self).update(vars(Stepper(self.cell, other, batch_size)))  # nothing changes after an error
         with no_new_parameters():
             initial = self.cell.initial_state(self.batch_size)
         if rows is None or not self._begun:
@@ -251,78 +248,6 @@ class Stepper:
         if not whole or (found.size and not 0 <= found.min() <= found.max() < self.batch_size):
             raise ValueError(f"rows are whole numbers from 0 to {self.batch_size - 1}, or a mask of so many; got {rows!r}.")
         return found.astype(np.int64, copy=False)
-
-
-class Functions:
-    """A traced step by NNabla's functions, in the context of its making: on a device the states stay there.
-
-    Args:
-        graph: The step.
-        n_x: How many inputs it has; states and closures follow.
-    """
-
-    def __init__(self, graph: StepGraph, n_x: int) -> None:
-        self._closures = graph.closures
-        constant = len(graph.inputs) - len(graph.closures)
-        self._xs, self._before, self._leaves = graph.inputs[:n_x], graph.inputs[n_x:constant], graph.inputs[constant:]
-        n_y = len(graph.outputs) - len(self._before)
-        self._ys, self._after = graph.outputs[:n_y], graph.outputs[n_y:]
-        for leaf in graph.inputs:
-            leaf.need_grad = False  # else NNabla would ask each Python function, at each step, what its gradients depend on
-        self._each = np.arange(self._before[0].shape[0] if self._before else 0)
-        self._rows = nn.Variable(self._each.shape)
-        self._sources = [nn.Variable(leaf.shape) for leaf in self._before]
-        with nn.auto_forward(False):
-            self._sink = F.sink(*graph.outputs) if graph.outputs else None
-            with in_float32():  # a state may be ids
-                self._taken = [F.gather(v, self._rows, axis=0) for v in self._sources]
-        self._stepped = False
-
-    def refresh(self) -> None:
-        for leaf, closure in zip(self._leaves, self._closures):
-            leaf.data = closure.data
-
-    def start(self, given: Sequence[nn.Variable], width: int) -> None:
-        rows = nn.Variable.from_numpy_array(self._each // width)
-        with nn.auto_forward(False), in_float32():
-            repeated = [F.gather(v.get_unlinked_variable(need_grad=False), rows, axis=0) for v in given]
-        self._put(repeated)
-
-    def step(self, xs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        self._go_on()
-        for leaf, x in zip(self._xs, xs):
-            leaf.data.cast(np.int32 if np.issubdtype(x.dtype, np.integer) else np.float32)[...] = x
-        if self._sink is not None:
-            self._sink.forward()
-        self._stepped = True
-        return [array_of(y) for y in self._ys]
-
-    def gather(self, rows: np.ndarray) -> None:
-        if not self._before:
-            return
-        if not self._stepped:
-            for v in self._taken:
-                v.data = nn.NdArray(v.shape)  # the states lie where it was
-        self._rows.data.cast(np.int32)[...] = rows
-        for source, v in zip(self._sources, self._after if self._stepped else self._before):
-            source.data = v.data
-        self._put(self._taken)
-
-    def states(self) -> list[np.ndarray]:
-        self._go_on()
-        return [array_of(v) for v in self._before]
-
-    def _go_on(self) -> None:
-        if self._stepped:
-            self.gather(self._each)
-
-    def _put(self, states: Sequence[nn.Variable]) -> None:
-        """Computes states, and begins the next step from them."""
-        if states:
-            nn.forward_all(list(states))
-        for leaf, v in zip(self._before, states):
-            leaf.data = v.data
-        self._stepped = False
 
 
 def _embedded(graph: StepGraph, leaf: nn.Variable) -> int | None:
