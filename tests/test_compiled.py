@@ -224,3 +224,19 @@ def test_explain_names_what_is_not_translated(capsys: pytest.CaptureFixture[str]
 def test_a_missing_translation_is_an_error_where_compiling_is_asked_for() -> None:
     with pytest.raises(ValueError, match="Sort is not translated"):
         iterate(lambda x, h: (F.sort(x + h), h), nn.Variable((T, B, D)), constant(np.zeros((B, D))), way="compiled")
+
+
+@pytest.mark.parametrize("auto_forward", [False, True])
+@pytest.mark.parametrize("way", ["loop", "compiled"])
+def test_what_is_unlinked_within_a_step_stops_the_gradient(way: str, auto_forward: bool) -> None:
+    def step(x: Any, h: Any) -> tuple:
+        u = F.sigmoid(PF.affine(h, D, name="u") + x)
+        still, fed = (v.get_unlinked_variable(need_grad=False) for v in (u, x))
+        h = u * h + F.tanh(x * still) + fed
+        return h, h
+
+    x, h = np.random.RandomState(0).randn(T, B, D), np.random.RandomState(1).randn(B, D)
+    measure(lambda x, h: iterate(step, x, h, way="unrolled"), x, h)
+    randomize()
+    expected = measure(lambda x, h: iterate(step, x, h, way="unrolled"), x, h)
+    assert_same(measure(lambda x, h: iterate(step, x, h, way=way), x, h, auto_forward=auto_forward), expected)

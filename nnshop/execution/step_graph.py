@@ -70,7 +70,7 @@ class StepGraph:
             computed = python.get(function)
             writes = _writes(function, computed)
             if not hoist or writes or draws(function, computed) or any(v in inside for v in function.inputs):
-                given = [self._leaf(v, new_of) if v not in new_of else new_of[v] for v in function.inputs]
+                given = [self._taken(v, inputs, new_of) for v in function.inputs]
                 written.update(given[i] for i in writes)
                 given = [self._copy(v) if v.parent is None and function.inplace_data(i) else v for i, v in enumerate(given)]
                 old = function.outputs
@@ -80,8 +80,24 @@ class StepGraph:
                 self.outside.append((function, function.inputs, function.outputs))
         self.outputs: list[nn.Variable] = []
         for v in outputs:
-            self.outputs.append(self._of_its_own(new_of[v] if v in new_of else self._leaf(v, new_of)))
+            self.outputs.append(self._of_its_own(self._taken(v, inputs, new_of)))
         self.written = [i for i, v in enumerate(self.inputs) if v in written]
+
+    def _taken(self, v: nn.Variable, inputs: list[nn.Variable], new_of: dict[nn.Variable, nn.Variable]) -> nn.Variable:
+        """What stands for an input of a function; of what was unlinked within the step, a copy that stops the gradient.
+
+        NNabla takes such a Variable to be equal to the one that it was unlinked from.
+        """
+        if v not in new_of:
+            return self._leaf(v, new_of)
+        new = new_of[v]
+        outside = new.parent is None and v not in inputs
+        if v.parent is not None or outside or (v in inputs and v.need_grad):
+            return new
+        copy = self._copy(new)
+        copy.need_grad = False
+        self._stopped.add(copy)
+        return copy
 
     def _leaf(self, closure: nn.Variable, new_of: dict[nn.Variable, nn.Variable]) -> nn.Variable:
         """Makes what stands for a Variable from outside."""
