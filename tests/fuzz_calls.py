@@ -589,11 +589,12 @@ def in_the_child(number: int, writing: int) -> int:
 
 
 def main(first: int, count: int) -> None:
-    for number in range(
-        len(CALLS)
-    ):  # compiled functions are loaded here, once for all, and calls that are right are seen to be
-        run_case(number, lambda text: None)
-        nn.clear_parameters()
+    with contextlib.redirect_stdout(sys.stderr):  # `explain` prints
+        for number in range(
+            len(CALLS)
+        ):  # compiled functions are loaded here, once for all; calls that are right are seen to be
+            run_case(number, lambda text: None)
+            nn.clear_parameters()
     for number in range(first, first + count):
         found = in_a_process(number)
         if found["wrong"]:
