@@ -152,6 +152,18 @@ def stepped(cell: Any, batch: Any, numbers: Any, rows: Any) -> Any:
     return step(numbers, rows)
 
 
+def with_weights(cell: Any) -> Any:
+    cell(nn.Variable((B, D)), cell.initial_state(B))
+    return cell
+
+
+def served(cell: Any, example: Any, batch: Any, x: Any, rows: Any) -> Any:
+    stepper = nnshop.Stepper(cell, example, batch)
+    stepper.step(x)
+    stepper.reset(rows=rows)
+    return stepper.step(x)
+
+
 def translated(model: dict, source: Any, target: Any, named: dict) -> Any:
     cells = {"encoder": nnshop.GRUCell(H), "decoder": nnshop.LSTMCell(H)}
     return seq2seq.EncoderDecoder(**{**cells, **model}).loss(source, target, **named)
@@ -306,6 +318,9 @@ CALLS: dict[str, Callable[[], Made]] = {
         (speaker(), 0, "sample", 0.5),
     ),
     "Step": lambda: Made(stepped, (speaker(), B, np.array([0, 1]), np.array([1, 0]))),
+    "Stepper": lambda: Made(served, (with_weights(nnshop.GRUCell(H)), np.zeros((B, D)), B, np.ones((B, D)), [1])),
+    "Stepper of ids": lambda: Made(served, (speaker(), np.zeros(B), B, np.array([0, 1]), [0])),
+    "explain": lambda: Made(nnshop.explain, (nnshop.GRUCell(H), real(B, T, D))),
     "tile": lambda: Made(decoding.tile, (real(B, D), 2)),
     "EncoderDecoder": lambda: Made(
         translated, (model(), ids(B, T), ids(B, T)), {"named": {"source_lengths": [1, 3], "label_smoothing": 0.1}}
@@ -574,11 +589,12 @@ def in_the_child(number: int, writing: int) -> int:
 
 
 def main(first: int, count: int) -> None:
-    for number in range(
-        len(CALLS)
-    ):  # compiled functions are loaded here, once for all, and calls that are right are seen to be
-        run_case(number, lambda text: None)
-        nn.clear_parameters()
+    with contextlib.redirect_stdout(sys.stderr):  # `explain` prints
+        for number in range(
+            len(CALLS)
+        ):  # compiled functions are loaded here, once for all; calls that are right are seen to be
+            run_case(number, lambda text: None)
+            nn.clear_parameters()
     for number in range(first, first + count):
         found = in_a_process(number)
         if found["wrong"]:

@@ -36,6 +36,7 @@ ELSEWHERE = {
     "MaxNorm": "recurrentshop rules",
     "AttentionDecoderCell": "AttentionSeq2Seq",
     "LSTMDecoderCell": "Seq2Seq",
+    "building": "takes nothing",
     "apply_constraints": "recurrentshop rules",
     "from_config": "test_fuzz",
     "l1": "recurrentshop rules",

@@ -198,7 +198,7 @@ def test_a_step_of_decoding_takes_ids_and_rows_that_are_there(ids: list, rows: l
     cell = stack(lift(PF.embed, V, D), GRUCell(3), lift(PF.affine, V))
     cell(nn.Variable((2,)), cell.initial_state(2))
     step = Step(cell, 2)
-    assert not any(map(is_check, functions_of(step._said)))  # decoding knows its ids
+    assert not any(map(is_check, functions_of(step._stepper.graph.outputs)))  # decoding knows its ids
     step.begin(cell.initial_state(2))
     logits, _ = step(np.array([0, 1]))
     assert logits.shape == (2, V)
