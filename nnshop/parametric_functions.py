@@ -347,7 +347,8 @@ def gru_recurrence(
         r, z = split_gates(gate(x2h[:, : 2 * units] + h2h[:, : 2 * units]), units)
         h_n = h2h[:, 2 * units :]
         if with_bias:
-            h_n = h_n + reshape(gru_h2h_bias(units, fix_parameters), (1, units))
+            bias = gru_h2h_bias(units, fix_parameters)
+            h_n = h_n + F.reshape(bias, (1, units), inplace=False)  # in place it would miss an array that replaces the bias's
         n = act(x2h[:, 2 * units :] + r * h_n)
     else:
         r, z = split_gates(gate(x2h[:, : 2 * units] + F.affine(h, w.h2h[:, : 2 * units])), units)

@@ -302,7 +302,7 @@ class _PackedGraph(StepGraph):
     def _apply(
         self, function: Any, computed: PythonFunction | None, given: list[nn.Variable], old: list[nn.Variable]
     ) -> list[nn.Variable]:
-        from ..kernels.dense import Affine  # here, since numba takes half a second to import
+        from ..kernels.dense import Affine  # here, since llvmlite takes time to import
         from ..kernels.packed import PackedAffine
 
         is_affine = isinstance(computed, Affine) or function.info.type_name == "Affine"

@@ -1,6 +1,6 @@
-"""Whole-sequence functions for the CPU, compiled by numba, and what they stand on.
+"""Functions that nnshop computes itself, in Python, on the arrays of Variables.
 
-This module itself needs no numba, and imports fast; the others are imported where they are used.
+Some are compiled through llvmlite; their modules take time to import, and are imported where they are used.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def why_not_arrays() -> str:
 
 
 def why_not_compiled() -> str:
-    """Tells why compiled kernels cannot be used here; empty where they can."""
-    if importlib.util.find_spec("numba") is None:
-        return "numba is not installed: pip install 'nnshop[fast]'"
+    """Tells why nothing can be compiled here; empty where it can."""
+    if importlib.util.find_spec("llvmlite") is None:
+        return "llvmlite is not installed: pip install 'nnshop[fast]'"
     return why_not_arrays()

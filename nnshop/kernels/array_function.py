@@ -60,7 +60,7 @@ class ArrayFunction(PythonFunction):
 
 
 def array_of(x: nn.Variable) -> np.ndarray:
-    """A Variable's data as a float32 array, to be read. Other data become float32, as in NNabla's own functions."""
+    """A Variable's data as a float32 array, to be read only; of other data it is a copy."""
     return _float32(x.data)
 
 
@@ -70,8 +70,7 @@ def gradient_of(x: nn.Variable) -> np.ndarray:
 
 
 def _float32(values: nn.NdArray) -> np.ndarray:
-    array = values.data
-    return array if array.dtype == np.float32 else values.cast(np.float32)
+    return values.get_data("r", np.float32)
 
 
 def gradient_to_write(x: nn.Variable, accumulate: bool) -> np.ndarray:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import nnabla as nn
 import numpy as np
 
+from ..compiling.products import multiply_packed, pack
 from .array_function import ArrayFunction, array_of
-from .gemm import multiply_packed, pack_for
 
 
 class PackedAffine(ArrayFunction):
@@ -30,7 +30,7 @@ class PackedAffine(ArrayFunction):
     def forward_impl(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
         x, y = array_of(inputs[0]), outputs[0].data.cast(np.float32)
         if self._packed is None:
-            self._packed = pack_for(1, len(x), array_of(inputs[1]))
+            self._packed = pack(array_of(inputs[1]))
         if len(inputs) > 2:
             y[...] = array_of(inputs[2])
         multiply_packed(x, self._packed, y, len(inputs) > 2)
