@@ -14,7 +14,7 @@ import nnabla.functions as F
 
 from .checks import check_name, check_sizes
 from .core import AbstractCell, StateSpec, Tree, tree_leaves, tree_like
-from .execution.fused import fused, why_not_fused
+from .execution.fused import fused, why_not_cudnn
 from .execution.running import over
 from .functions import activation as find_activation
 from .functions import faster, without_padding
@@ -83,7 +83,7 @@ class _ParametricCell(AbstractCell):
         self, xs: Tree, state: Tree, mask: nn.Variable | None, *, length: int, reverse: bool, way: str
     ) -> tuple[Tree, Tree] | None:
         kind = self._kind()
-        is_fused = kind and not why_not_fused(kind, mask)
+        is_fused = kind and not why_not_cudnn(kind, mask)
         if not isinstance(xs, nn.Variable) or not (is_fused or way == "auto"):
             return None
         check_input(repr(self), nn.Variable((xs.shape[0], *xs.shape[2:])))  # one step
@@ -91,7 +91,7 @@ class _ParametricCell(AbstractCell):
         with nn.parameter_scope(self.name or ""):
             weights = self._weights(xs.shape[2])
             if is_fused:
-                y, after = fused(kind, xs, weights, tree_leaves(state), mask, reverse, self._h2h_bias())
+                y, after = fused(kind, xs, weights, tree_leaves(state), reverse, self._h2h_bias())
                 return y, tree_like(state, after)
         x2h = faster(F.affine(xs, weights.x2h, weights.b, base_axis=2))
         return over(_Recurrent(self, weights), x2h, state, mask, length=length, reverse=reverse, way=way)

@@ -203,7 +203,7 @@ _WORTH_A_KERNEL = 1_500_000
 
 
 def faster(y: nn.Variable) -> nn.Variable:
-    """Returns what is to be used in place of y: where it is a large `F.affine`, on the CPU, one by a compiled kernel.
+    """Returns what is to be used in place of y: where it is a large `F.affine`, on the CPU, one by a compiled product.
 
     The graph must be new: nothing may use y yet. In auto-forward mode, where y is computed already, it is y.
     """
@@ -213,7 +213,7 @@ def faster(y: nn.Variable) -> nn.Variable:
     base_axis = y.parent.info.args["base_axis"]
     if weight.ndim != 2 or math.prod(x.shape[:base_axis]) * weight.shape[0] * weight.shape[1] < _WORTH_A_KERNEL:
         return y
-    from .kernels.dense import Affine  # here, since numba takes half a second to import
+    from .kernels.dense import Affine  # here, since llvmlite takes time to import
 
     return Affine(base_axis)(x, weight, *bias)
 
@@ -353,7 +353,7 @@ def linear_cross_entropy(
 ) -> nn.Variable:
     """Computes an output layer and its softmax cross entropy in one, in nats: what `sequence_loss` gives of its logits.
 
-    On the CPU, with numba, one function does both, at several times the speed of NNabla's, and logits are never there for
+    On the CPU, with llvmlite, one function does both, at several times the speed of NNabla's, and logits are never there for
     more than 512 steps at once. Elsewhere, and in `portable()`, it builds the ordinary functions.
 
     Args:

@@ -347,7 +347,8 @@ def gru_recurrence(
         gates = x2h[:, : 2 * units] + h2h[:, : 2 * units]
         h_n = h2h[:, 2 * units :]
         if with_bias:
-            h_n = h_n + reshape(gru_h2h_bias(units, fix_parameters), (1, units))
+            bias = gru_h2h_bias(units, fix_parameters)
+            h_n = h_n + F.reshape(bias, (1, units), inplace=False)  # in place it would miss an array that replaces the bias's
         r, z = map(gate, split_gates(gates, units))
         n = act(x2h[:, 2 * units :] + r * h_n)
     else:

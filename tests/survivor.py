@@ -8,7 +8,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["nnshop", "numba", "tqdm", "matplotlib.figure", "matplotlib.ticker", "survivor"])
+SERVER.set_forkserver_preload(["nnshop", "llvmlite", "tqdm", "matplotlib.figure", "matplotlib.ticker", "survivor"])
 
 
 def language_model(arguments: list[str], log: Path) -> None:

@@ -428,18 +428,18 @@ def test_it_is_the_same_in_auto_forward_mode_without_gradients_and_in_portable_f
         assert_same(found, greedy(biased, 1, tree_map(lambda array: 2 * array, state), max_length=4))
 
 
-def test_without_numba_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_llvmlite_it_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     cell = speaker("large")
     state = states(cell)
     calls = [(greedy, {}), (beam_search, {"n_best": 5}), (sample, {"seed": 1})]
     expected = [method(cell, 1, state, end=END, max_length=5, **options) for method, options in calls]
     find_spec = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "numba" else find_spec(name))
-    best._kernel.cache_clear()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "llvmlite" else find_spec(name))
+    best._compiled_rows.cache_clear()
     assert not Step(cell, 3)._stepper.compiled
     for (method, options), same in zip(calls, expected):
         assert_same(method(cell, 1, state, end=END, max_length=5, **options), same, rtol=1e-4)
-    best._kernel.cache_clear()
+    best._compiled_rows.cache_clear()
 
 
 @needs_kernels

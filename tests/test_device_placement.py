@@ -126,7 +126,7 @@ def large_parts() -> list[nn.Variable]:
 
 
 def test_no_kernel_for_the_cpu_is_taken_there() -> None:
-    pytest.importorskip("numba")
+    pytest.importorskip("llvmlite")
     assert all(map(in_python, large_parts()))  # else the test could not fail
     with nn.context_scope(CUDNN):
         parts = large_parts()

@@ -18,12 +18,14 @@ from cells_table import ROWS, Row, each_row
 from measuring import Measured, assert_same, constant, factors, inputs, measure, prepare, randomize, runs, start, variables
 from nnabla.ext_utils import get_extension_context
 
-pytest.importorskip("numba")
+pytest.importorskip("llvmlite")
 
 from nnshop import GRUCell, LSTMCell, SimpleRNNCell, bidirectional, lift, readout, residual, run, stack, tree_leaves, tree_map
 from nnshop.execution import fused
+from nnshop.execution.ways import COMPILED_FROM
 from nnshop.functions import linear_cross_entropy, sequence_loss
 from nnshop.ids import is_check
+from nnshop.kernels.array_function import ArrayFunction, array_of, give_gradient, gradient_of
 from nnshop.portable import portable
 
 FUSED = {
@@ -88,35 +90,52 @@ def test_fused_is_unrolled_in_auto_forward_and_for_constant_inputs(row: Row, pad
 
 
 @each_row(*[row for row in ROWS if row.id not in FUSED])
-def test_other_cells_refuse_the_fused_way(row: Row) -> None:
-    with pytest.raises(ValueError, match=r"has no fused form here: .*Use way='auto'"):
-        run(row.make(), nn.Variable((2, 3, row.width)), way="fused")
+def test_any_cell_has_a_fused_form(row: Row) -> None:
+    cell, x, state = start(row, batch=4)
+    expected = measure(runs(cell, way="unrolled", lengths=LENGTHS), x, state)
+    assert_same(measure(runs(cell, way="fused", lengths=LENGTHS), x, state), expected)
 
 
-@fused_rows
-def test_auto_takes_the_fused_way(row: Row) -> None:
+@each_row(*ROWS)
+def test_auto_takes_one_function_for_a_whole_sequence(row: Row) -> None:
+    """But for sequences of few steps, which the fused way takes too."""
     cell = row.make()
-    counts = [in_python(run(cell, nn.Variable((2, 3, row.width)), way=way)[0]) for way in ("auto", "fused", "unrolled")]
-    assert counts[0] == counts[1]
-    assert counts[0] > 0 or row.id.startswith("lift")
-    assert counts[2] == 0
+
+    def count(way: str, length: int) -> int:
+        ys, _ = run(cell, nn.Variable((2, length, row.width)), way=way)
+        return in_python(*tree_leaves(ys))
+
+    assert count("auto", COMPILED_FROM) == count("fused", COMPILED_FROM) == count("fused", COMPILED_FROM - 1) == 1
+    assert count("auto", COMPILED_FROM - 1) == count("unrolled", COMPILED_FROM) == 0
+
+
+class Doubled(ArrayFunction):
+    """A function that nobody can compile."""
+
+    def setup_impl(self, inputs: list[nn.Variable], outputs: list[nn.Variable]) -> None:
+        outputs[0].reset_shape(inputs[0].shape, True)
+
+    def forward_impl(self, inputs: list[nn.Variable], outputs: list[nn.Variable]) -> None:
+        outputs[0].data.cast(np.float32)[...] = 2 * array_of(inputs[0])
+
+    def backward_impl(self, inputs: list[nn.Variable], outputs: list[nn.Variable], propagate: list, accum: list) -> None:
+        give_gradient(inputs[0], 2 * gradient_of(outputs[0]), accum[0])
 
 
 @BOTH_DIRECTIONS
-def test_a_stack_is_fused_where_it_can_be(reverse: bool) -> None:
-    """Layer by layer: a child without a fused form runs in another way."""
-    cell = stack(
-        LSTMCell(4), readout(GRUCell(4), (4,)), F.tanh, lift(PF.affine, 3), residual(GRUCell(3)), LSTMCell(2, peephole=True)
-    )
+def test_a_stack_is_compiled_where_it_can_be(reverse: bool) -> None:
+    """Layer by layer, where a child cannot be compiled: that one runs in another way."""
+    doubled = lift(lambda x: Doubled()(x), rowwise=True)
+    cell = stack(LSTMCell(4), readout(GRUCell(4), (4,)), doubled, residual(GRUCell(4)), LSTMCell(2, peephole=True))
     prepare(cell, 3)
     x, state = inputs(cell, 3, batch=4)
     for padding in PADDING:
         options = options_of(padding, reverse)
         expected = measure(runs(cell, way="unrolled", **options), x, state)
         assert_same(measure(runs(cell, **options), x, state), expected)
-    assert in_python(run(cell, nn.Variable((2, 3, 3)))[0]) == 2
-    with pytest.raises(ValueError, match="no fused form"):
-        run(cell, nn.Variable((2, 3, 3)), way="fused")
+    assert in_python(run(cell, nn.Variable((2, 5, 3)))[0]) == 5
+    with pytest.raises(ValueError, match=r"Lifted.* has no fused form here: .*Use way='auto'"):
+        run(stack(LSTMCell(4), lift(lambda x: Doubled()(x))), nn.Variable((2, 5, 3)), way="fused")
 
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (1, 6, 3, 5), (3, 1, 5, 4), (17, 3, 4, 33), (2, 3, 5, 260), (31, 2, 300, 7)])
@@ -505,10 +524,10 @@ def test_stacks_are_driven_as_the_unrolled_graph(drive: Callable) -> None:
 
 
 @contextmanager
-def no_numba() -> Iterator[None]:
+def no_llvmlite() -> Iterator[None]:
     find = importlib.util.find_spec
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "numba" else find(name, *a))
+        patch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "llvmlite" else find(name, *a))
         yield
 
 
@@ -525,9 +544,9 @@ def ways_are_equal_without_kernels(kind: str, inside: Callable[[], Any], match: 
 
 
 @each_kind
-def test_without_numba_auto_is_the_graph(kind: str) -> None:
-    ways_are_equal_without_kernels(kind, no_numba, r"numba is not installed.*nnshop\[fast\]")
-    with no_numba():
+def test_without_llvmlite_auto_is_the_graph(kind: str) -> None:
+    ways_are_equal_without_kernels(kind, no_llvmlite, r"llvmlite is not installed.*nnshop\[fast\]")
+    with no_llvmlite():
         ys, state = run(stack(KINDS[kind](4), GRUCell(3)), nn.Variable((2, 3, 5)))
     assert in_python(ys, *tree_leaves(state)) == 0
 
@@ -540,7 +559,7 @@ def test_in_portable_auto_is_the_graph(kind: str) -> None:
     assert in_python(ys, *tree_leaves(state)) == 0
 
 
-def test_without_numba_the_linear_cross_entropy_is_equal() -> None:
+def test_without_llvmlite_the_linear_cross_entropy_is_equal() -> None:
     rng = np.random.RandomState(0)
     arrays, targets = (rng.randn(3, 4, 5), rng.randn(5, 7), rng.randn(7)), rng.randint(7, size=(3, 4))
     weights = np.array([[1, 0.5, 0, 2], [0, 0, 0, 0], [1, 1, 3, 0]])
@@ -555,9 +574,9 @@ def test_without_numba_the_linear_cross_entropy_is_equal() -> None:
         return in_python(loss), (loss.d.copy(), h.g.copy(), w.g.copy(), b.g.copy())
 
     compiled = measured()
-    with no_numba():
+    with no_llvmlite():
         graph = measured()
-    assert (compiled[0], graph[0]) == (1, 0)
+    assert (compiled[0], graph[0]) == (2, 1)  # one checks the targets
     assert_same(graph[1], compiled[1])
 
 
@@ -570,7 +589,8 @@ def test_in_another_context_than_float_the_kernels_step_aside() -> None:
         ys, state = run(cell, nn.Variable((2, 5, 3)), lengths=[2, 3])
         h, w, t = nn.Variable((2, 3, 4)), nn.Variable((4, 5)), nn.Variable((2, 3))
         loss = linear_cross_entropy(h, w, None, t)
-    assert in_python(ys, *tree_leaves(state), loss) == 0
+    assert in_python(ys, *tree_leaves(state)) == 0
+    assert in_python(loss) == 1  # which checks the targets
 
 
 def test_halves_among_the_inputs_are_read_as_floats() -> None:
@@ -591,23 +611,33 @@ def test_halves_among_the_inputs_are_read_as_floats() -> None:
 
 # cuDNN's form, on the CPU
 
+
+def by_cudnn(cell: Any, reverse: bool = False) -> Callable:
+    """Builds what would be built in a context of cuDNN."""
+
+    def build(x: nn.Variable, state: Any) -> tuple:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(fused, "is_on_cudnn", lambda: True)
+            return cell.over(x, state, None, length=x.shape[1], reverse=reverse, way="fused")
+
+    return build
+
+
 CUDNN = [kind for kind in fused.KINDS if kind != "gru_before"]
 
 
 @pytest.mark.parametrize("bias", [True, False], ids=["bias", "no_bias"])
 @BOTH_DIRECTIONS
 @pytest.mark.parametrize("kind", CUDNN)
-def test_the_form_for_cudnn_is_unrolled(kind: str, reverse: bool, bias: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_form_for_cudnn_is_unrolled(kind: str, reverse: bool, bias: bool) -> None:
     cell = KINDS[kind](4, with_bias=bias)
     prepare(cell, 3)
     x, state = inputs(cell, 3, batch=2)
     expected = measure(runs(cell, way="unrolled", reverse=reverse), x, state)
-    monkeypatch.setattr(fused, "_compiled", fused._cudnn)
-    actual = measure(runs(cell, way="fused", reverse=reverse), x, state)
-    assert_same(actual, expected)
-    constant_x = measure(runs(cell, way="fused", reverse=reverse), x, state, x_need_grad=False)
+    assert_same(measure(by_cudnn(cell, reverse), x, state), expected)
+    constant_x = measure(by_cudnn(cell, reverse), x, state, x_need_grad=False)
     assert_same(constant_x.weight_grads, expected.weight_grads)
-    ys, _ = run(cell, nn.Variable((2, 5, 3)), way="fused", reverse=reverse)
+    ys, _ = by_cudnn(cell, reverse)(nn.Variable((2, 5, 3)), cell.initial_state(2))
     names: set[str] = set()
     ys.visit(lambda function: names.add(function.name))
     assert names & {"LSTM", "GRU", "RNN"}
@@ -615,23 +645,22 @@ def test_the_form_for_cudnn_is_unrolled(kind: str, reverse: bool, bias: bool, mo
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (1, 4, 2, 3), (3, 1, 2, 1), (2, 6, 5, 4)])
 @pytest.mark.parametrize("kind", CUDNN)
-def test_the_form_for_cudnn_has_all_sizes(kind: str, sizes: tuple, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_form_for_cudnn_has_all_sizes(kind: str, sizes: tuple) -> None:
     batch, length, width, units = sizes
     cell = KINDS[kind](units)
     prepare(cell, width)
     x, state = inputs(cell, width, batch, length)
     expected = measure(runs(cell, way="unrolled"), x, state)
-    monkeypatch.setattr(fused, "_compiled", fused._cudnn)
-    assert_same(measure(runs(cell, way="fused"), x, state), expected)
+    assert_same(measure(by_cudnn(cell), x, state), expected)
 
 
 def test_in_a_cudnn_context_a_mask_or_a_reset_before_has_no_fused_form() -> None:
     with nn.context_scope(nn.Context(["cudnn:float", "cuda:float", "cpu:float"], array_class="CudaCachedArray", device_id="0")):
         for kind in fused.KINDS:
-            assert bool(fused.why_not_fused(kind, None)) == (kind == "gru_before")
-            assert "mask" in fused.why_not_fused(kind, nn.Variable((2, 3)))
+            assert bool(fused.why_not_cudnn(kind, None)) == (kind == "gru_before")
+            assert "mask" in fused.why_not_cudnn(kind, nn.Variable((2, 3)))
         with portable():
-            assert all("portable" in fused.why_not_fused(kind, None) for kind in fused.KINDS)
+            assert all("portable" in fused.why_not_cudnn(kind, None) for kind in fused.KINDS)
 
 
 def test_the_loss_of_a_language_model_is_equal_in_all_its_forms() -> None:

@@ -210,7 +210,7 @@ def test_values_and_gradients_are_the_same(kind: str, mask: Any, reverse: bool, 
 
 
 def test_a_fused_way_is_refused_in_it() -> None:
-    with portable(), pytest.raises(ValueError, match=r"portable\(\) allows NNabla's own functions only|numba"):
+    with portable(), pytest.raises(ValueError, match=r"portable\(\) allows NNabla's own functions only|llvmlite"):
         over(LSTMCell(H), variable(B, T, D), LSTMCell(H).initial_state(B), None, length=T, reverse=False, way="fused")
 
 
@@ -526,7 +526,7 @@ def test_what_could_not_be_loaded_is_refused(build: Callable, message: str, tmp_
 
 
 def test_the_fast_kernels_are_refused_outside_of_the_block(tmp_path: Path) -> None:
-    pytest.importorskip("numba")
+    pytest.importorskip("llvmlite")
     x = variable(B, T, D)
     with pytest.raises(ValueError, match=r"LSTM.* computed in Python.*portable\(\)"):
         save_nnp(tmp_path / "a.nnp", {"x": x}, {"y": lstm(x, H)})

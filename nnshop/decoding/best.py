@@ -34,14 +34,15 @@ def best_of(logits: np.ndarray, k: int, without: int = -1) -> Best:
         >>> best_of(np.log(np.array([[0.2, 0.5, 0.3]], np.float32)), 2).ids
         array([[1, 2]])
     """
-    kernel = _kernel()
-    if kernel is None:
+    rows = _compiled_rows()
+    if rows is None:
         logit, ids, largest, above = _by_numpy(logits, k, without)
     else:
-        logit, ids = np.empty((len(logits), k), np.float32), np.empty(len(logits) * k, np.int64)
-        largest, above = np.empty((2, len(logits)), np.float32)
-        kernel(np.ascontiguousarray(logits), without, logit, ids, largest, above)
-        ids = ids.reshape(len(logits), k)
+        logits = np.ascontiguousarray(logits)
+        logit, ids = rows.top_k(logits, k, without)
+        largest, sums = rows.exponentials(logits)
+        with np.errstate(invalid="ignore"):
+            above = np.log(sums)
     log_sums = largest.astype(np.float64) + above  # in float32 a large logit would swallow what is above it
     return Best(ids, log_probabilities(logit, log_sums[:, np.newaxis]), log_sums)
 
@@ -62,13 +63,13 @@ def check_finite(log_sums: np.ndarray, needed: np.ndarray, t: int) -> None:
 
 
 @cache
-def _kernel() -> Any:
-    """The compiled function, in every context, since what it works on are arrays of NumPy; None without a compiler."""
+def _compiled_rows() -> Any:
+    """The module of compiled functions, in every context, since they work on arrays of NumPy; None without llvmlite."""
     if why_no_compiler():
         return None
-    from ..kernels.top_k import top_k  # here, since numba takes half a second to import
+    from ..kernels import rows  # here, since llvmlite takes time to import
 
-    return top_k
+    return rows
 
 
 def _by_numpy(logits: np.ndarray, k: int, without: int) -> tuple[np.ndarray, ...]:

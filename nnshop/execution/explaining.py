@@ -42,7 +42,7 @@ def begin(what: Any, length: int) -> None:
 def refuse(way: str, reason: str) -> None:
     """Notes why a way is not taken."""
     notes = _NOTES.get()
-    if notes and reason and not notes[-1].way:
+    if notes and reason and not notes[-1].way and (way, reason) not in notes[-1].refused:
         notes[-1].refused.append((way, reason))
 
 

@@ -1,15 +1,14 @@
-"""The fused way: one function for a whole sequence, a compiled kernel on the CPU, NNabla's own on cuDNN."""
+"""The fused way on a GPU: NNabla's functions of cuDNN, each for a whole sequence."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import nnabla as nn
 import nnabla.functions as F
 
 from ..functions import reshape, swap_time
-from ..kernels import why_not_compiled
+from ..kernels import why_not_arrays
 from ..parametric_functions import GateWeights
 from ..portable import is_portable
 from . import explaining
@@ -17,10 +16,15 @@ from . import explaining
 KINDS = ("lstm", "gru", "gru_before", "rnn", "rnn_relu")
 
 
-def why_not_fused(kind: str, mask: nn.Variable | None) -> str:
-    """Tells why a cell of this kind cannot run fused here; empty where it can."""
-    if not nn.get_current_context().backend[0].startswith("cudnn") or is_portable():
-        return why_not_compiled()
+def is_on_cudnn() -> bool:
+    """Whether the context's functions are cuDNN's."""
+    return nn.get_current_context().backend[0].startswith("cudnn")
+
+
+def why_not_cudnn(kind: str, mask: nn.Variable | None) -> str:
+    """Tells why cuDNN's functions cannot run a cell of this kind here; empty where they can."""
+    if is_portable() or not is_on_cudnn():
+        return why_not_arrays() or "the context is for the CPU"
     if mask is not None:
         return "cuDNN's functions take no mask"
     return "cuDNN has no GRU that resets before" if kind == "gru_before" else ""
@@ -31,18 +35,16 @@ def fused(
     x: nn.Variable,
     weights: GateWeights,
     states: Sequence[nn.Variable],
-    mask: nn.Variable | None,
     reverse: bool,
     h2h_bias: nn.Variable | None = None,
 ) -> tuple[nn.Variable, list[nn.Variable]]:
-    """Runs a layer over whole sequences.
+    """Runs a layer over whole sequences. The functions compute on the CPU too, slowly, which is how tests reach this.
 
     Args:
         kind: One of KINDS.
-        x: `(B, T, D)`. What padding holds must be finite.
+        x: `(B, T, D)`.
         weights: The cell's, with the gates in its order.
         states: h `(B, H)`, and c for "lstm".
-        mask: `(B, T)`, or None. A masked step leaves the states as they were; its output means nothing.
         reverse: From the last step to the first; `y[:, t]` is still the output of step t.
         h2h_bias: `(H,)`, for "gru" with biases.
 
@@ -51,38 +53,6 @@ def fused(
     """
     explaining.take("cudnn")
     biases = [b for b in (weights.b, h2h_bias) if b is not None]
-    run = _compiled if not why_not_compiled() else _cudnn
-    return run(kind, x, weights, biases, list(states), mask, reverse)
-
-
-def _compiled(
-    kind: str, x: nn.Variable, weights: GateWeights, biases: list, states: list, mask: nn.Variable | None, reverse: bool
-) -> tuple[nn.Variable, list[nn.Variable]]:
-    function = _kernel(kind, len(biases), mask is not None, reverse)
-    masks = [] if mask is None else [mask]
-    y, *after = function(x, weights.x2h, weights.h2h, *biases, *states, *masks)
-    return y, after
-
-
-def _kernel(kind: str, *options: Any) -> Any:
-    # Imported here: numba takes half a second to import, and may not be there.
-    if kind == "lstm":
-        from ..kernels.lstm import LSTM
-
-        return LSTM(*options)
-    if kind in ("gru", "gru_before"):
-        from ..kernels.gru import ResetAfterGRU, ResetBeforeGRU
-
-        return (ResetAfterGRU if kind == "gru" else ResetBeforeGRU)(*options)
-    from ..kernels.simple_rnn import SimpleRNN
-
-    return SimpleRNN(*options, relu=kind == "rnn_relu")
-
-
-def _cudnn(
-    kind: str, x: nn.Variable, weights: GateWeights, biases: list, states: list, mask: None, reverse: bool
-) -> tuple[nn.Variable, list[nn.Variable]]:
-    """NNabla's whole-sequence functions; they compute on the CPU too, slowly, which is how tests reach this."""
     units = weights.h2h.shape[0]
     gates = weights.h2h.shape[1] // units
     both = F.transpose(F.concatenate(weights.x2h, weights.h2h, axis=0), (1, 0))  # (G * H, D + H)

@@ -10,6 +10,7 @@ import nnabla.functions as F
 
 from ..building import building
 from ..checks import check_flag, check_variable
+from ..compiling.nodes import Unsupported
 from ..core import AbstractCell, Tree, batch_size_of, check_cell, check_state, shapes, tree_leaves, tree_map
 from ..functions import length_mask, swap_time, where, without_padding
 from ..kernels import why_not_arrays
@@ -17,7 +18,8 @@ from ..kernels import why_not_compiled as why_not_llvm
 from ..kernels.hold import Hold
 from ..sharing import warn_of_sharing
 from . import explaining
-from .fused import why_not_fused
+from .fused import is_on_cudnn, why_not_cudnn
+from .step_graph import NotRepeatable
 from .ways import (
     WAYS,
     check_checkpoints,
@@ -60,8 +62,8 @@ def run(
         lengths: `(B,)`, instead of a mask: row b counts up to `lengths[b]`. Numbers are checked; a Variable cannot be.
         reverse: From the last step to the first; `ys[:, t]` is still the output at step t. With lengths, each row is run
             backwards within its own length.
-        way: "fused", one function for the whole sequence; "loop" or "unrolled", see `iterate`; "auto" for the fastest that
-            fits. They are equal in values and gradients.
+        way: "compiled", "loop" or "unrolled", see `iterate`; "fused", one function for the whole sequence, which is compiled on
+            the CPU and cuDNN's on a GPU; "auto" for the fastest that fits. They are equal in values and gradients.
         checkpoint_every: For "loop": keeps each k-th state only, see `iterate`.
 
     Returns:
@@ -141,22 +143,33 @@ def over(
     repeatable = True
     if way == "compiled":
         return _compiled(cell, xs, state, mask, length=length, reverse=reverse)
-    if way in ("auto", "fused") and not why_not_llvm():
+    if way == "fused":
+        return _fused(cell, xs, state, mask, length=length, reverse=reverse)
+    if way == "auto":
         step, given = _with_mask(cell, xs, mask)
         made, repeatable = try_compiled(step, given, state, length, reverse, batch_major=True)
+        if made is None:
+            made = cell.over(xs, state, mask, length=length, reverse=reverse, way=way)
         if made is not None:
             return made
-    if way in ("auto", "fused"):
-        made = cell.over(xs, state, mask, length=length, reverse=reverse, way=way)
-        if made is not None:
-            return made
-    if way == "fused":
-        reason = (
-            why_not_fused("lstm", mask)
-            or "LSTMCell, GRUCell and SimpleRNNCell have one, with their own activations and no extras"
-        )
-        raise ValueError(f"{cell} has no fused form here: {reason}. Use way='auto'.")
     return _step_by_step(cell, xs, state, mask, length=length, reverse=reverse, way=way, repeatable=repeatable)
+
+
+def _fused(cell: AbstractCell, xs: Tree, state: Tree, mask: nn.Variable | None, **options: Any) -> tuple[Tree, Tree]:
+    """One function for the whole sequence: a compiled one on the CPU, cuDNN's on a GPU."""
+    reason = why_not_llvm()
+    if not reason:
+        try:
+            return _compiled(cell, xs, state, mask, **options)
+        except (NotRepeatable, Unsupported) as error:
+            reason = str(error)
+    made = cell.over(xs, state, mask, **options, way="fused")
+    if made is not None:
+        return made
+    if is_on_cudnn():
+        usual = "LSTMCell, GRUCell and SimpleRNNCell have one, with their own activations and no extras"
+        reason = why_not_cudnn("lstm", mask) or usual
+    raise ValueError(f"{cell} has no fused form here: {reason}. Use way='auto'.")
 
 
 def _step_by_step(cell: AbstractCell, xs: Tree, state: Tree, mask: nn.Variable | None, **options: Any) -> tuple[Tree, Tree]:

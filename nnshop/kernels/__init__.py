@@ -1,6 +1,6 @@
-"""Whole-sequence functions for the CPU, compiled by numba, and what they stand on.
+"""Functions that nnshop computes itself, in Python, on the arrays of Variables.
 
-This module itself needs no numba, and imports fast; the others are imported where they are used.
+Some are compiled through llvmlite; their modules take time to import, and are imported where they are used.
 """
 
 from __future__ import annotations
@@ -27,23 +27,11 @@ def why_not_arrays() -> str:
 
 def why_no_compiler() -> str:
     """Tells why nothing can be compiled; empty where it can."""
-    if importlib.util.find_spec("numba") is None:
-        return "numba is not installed: pip install 'nnshop[fast]'"
-    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
-        _warn_of_disabled_jit()
-        return "NUMBA_DISABLE_JIT is set"
+    if importlib.util.find_spec("llvmlite") is None:
+        return "llvmlite is not installed: pip install 'nnshop[fast]'"
     return ""
 
 
-@cache
-def _warn_of_disabled_jit() -> None:
-    warnings.warn(
-        "NUMBA_DISABLE_JIT is set: NNabla's functions, which are slower, take the place of the compiled ones.",
-        RuntimeWarning,
-        stacklevel=3,
-    )
-
-
 def why_not_compiled() -> str:
-    """Tells why compiled kernels cannot be used here; empty where they can."""
+    """Tells why nothing can be compiled here; empty where it can."""
     return why_no_compiler() or why_not_arrays()

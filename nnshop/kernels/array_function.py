@@ -148,7 +148,7 @@ def check_shapes(who: str, wanted: Mapping[str, Shape], given: Sequence[Shape], 
 
 
 def array_of(x: nn.Variable) -> np.ndarray:
-    """A Variable's data as a float32 array, to be read. Other data become float32, as in NNabla's own functions."""
+    """A Variable's data as a float32 array, to be read only; of other data it is a copy."""
     return _float32(x.data)
 
 
@@ -158,8 +158,7 @@ def gradient_of(x: nn.Variable) -> np.ndarray:
 
 
 def _float32(values: nn.NdArray) -> np.ndarray:
-    array = values.data
-    return array if array.dtype == np.float32 else values.cast(np.float32)
+    return values.get_data("r", np.float32)
 
 
 def rows_of(x: np.ndarray, width: int | None = None) -> np.ndarray:

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numba import float32 as f4
 
-from .activations import exp
+from ..compiling.products import multiply
 from .array_function import (
     ArrayFunction,
     Shape,
@@ -22,8 +21,7 @@ from .array_function import (
     rows_of,
     sizes_of,
 )
-from .compiling import compiled
-from .gemm import multiply
+from .rows import exponentials
 
 BLOCK = 512  # rows of logits that are there at once
 
@@ -66,33 +64,26 @@ class Affine(ArrayFunction):
             give_gradient(inputs[2], dy.sum(axis=0), accum[2])
 
 
-@compiled("mlvv")
-def _cross_entropy(logits, targets, losses, scales):
-    """Turns logits (N, V) into exp(logit - the row's largest), and says by what to multiply that for the softmax."""
-    for row in range(logits.shape[0]):
-        x = logits[row]
-        largest = x[0]
-        for j in range(x.size):
-            largest = x[j] if x[j] > largest else largest
-        total = f4(0)
-        at_target = x[targets[row]] - largest if targets[row] >= 0 else f4(0)
-        for j in range(x.size):
-            x[j] = exp(x[j] - largest)
-            total += x[j]
-        losses[row] = np.log(total) - at_target if targets[row] >= 0 else f4(0)
-        scales[row] = f4(1) / total
+@np.errstate(invalid="ignore", over="ignore")  # a NaN goes on, as in NNabla
+def _cross_entropy(logits: np.ndarray, targets: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Turns logits (N, V) into exp(logit - the row's largest); returns by what to multiply that for the softmax."""
+    at_targets = logits[_places(targets)]
+    largest, sums = exponentials(logits, keep=True)
+    losses[...] = np.where(targets < 0, 0, np.log(sums) - (at_targets - largest))
+    return 1 / sums
 
 
-@compiled("mlvv")
-def _cross_entropy_gradient(logits, targets, scales, dlosses):
+@np.errstate(invalid="ignore", over="ignore")
+def _cross_entropy_gradient(logits: np.ndarray, targets: np.ndarray, scales: np.ndarray, dlosses: np.ndarray) -> None:
     """Turns what `_cross_entropy` left into the gradient of the logits."""
-    for row in range(logits.shape[0]):
-        x = logits[row]
-        factor = scales[row] * dlosses[row] if targets[row] >= 0 else f4(0)
-        for j in range(x.size):
-            x[j] *= factor
-        if targets[row] >= 0:
-            x[targets[row]] -= dlosses[row]
+    dlosses = np.where(targets < 0, 0, dlosses)
+    logits *= (scales * dlosses)[:, np.newaxis]
+    logits[_places(targets)] -= dlosses
+
+
+def _places(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where a matrix has the numbers of the targets; any will do for a negative one."""
+    return np.arange(len(targets)), np.maximum(targets, 0)
 
 
 class LinearCrossEntropy(ArrayFunction):
@@ -138,9 +129,7 @@ class LinearCrossEntropy(ArrayFunction):
         if bias:
             logits[...] = bias[0]
         multiply(h, w, logits, bool(bias))
-        scales = np.empty(len(h), np.float32)
-        _cross_entropy(logits, targets, losses, scales)
-        return logits, scales
+        return logits, _cross_entropy(logits, targets, losses)
 
     def compute_gradients(self, inputs: Variables, outputs: Variables, propagate_down: list[bool], accum: list[bool]) -> None:
         h, w, bias, targets = self._take_apart(inputs)

@@ -14,7 +14,7 @@ import reference
 from measuring import assert_same, constant, randomize
 from scipy.special import logsumexp
 
-pytest.importorskip("numba")
+pytest.importorskip("llvmlite")
 
 import nnshop
 from nnshop import sequence_loss

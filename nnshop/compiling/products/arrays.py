@@ -16,7 +16,7 @@ PRODUCT = "ptr %a, ptr %b, ptr %out, i64 %accumulate, ptr %block"
 PACK = "ptr %b, ptr %packed"
 
 
-class _Array:
+class Array:
     """An array of whole float32 numbers with so many axes, an argument of the function, which returns 0 where it is another."""
 
     def __init__(self, text: Writer, name: str, axes: int = 2) -> None:
@@ -43,7 +43,7 @@ def _require_equal(text: Writer, a: str, b: str | int) -> None:
     text.require(text.is_true("eq", a, b))
 
 
-def _require_rows(text: Writer, array: _Array) -> None:
+def require_rows(text: Writer, array: Array) -> None:
     """The numbers of each row lie side by side, if there are two of them."""
     rows, columns = array.sizes
     apart = text.is_true("ne", array.strides[1], 1)
@@ -53,7 +53,7 @@ def _require_rows(text: Writer, array: _Array) -> None:
 
 def _packed(text: Writer, k: str, n: str) -> tuple[str, str]:
     """The data of an array that holds a packed B (k, n), and how far apart its panels are."""
-    packed, panel = _Array(text, "%packed", 3), text.whole("mul", k, WIDTH)
+    packed, panel = Array(text, "%packed", 3), text.whole("mul", k, WIDTH)
     for size, right in zip(packed.sizes, (text.round_up(n, WIDTH), k, str(WIDTH))):
         _require_equal(text, size, right)
     return packed.data, panel
@@ -62,7 +62,7 @@ def _packed(text: Writer, k: str, n: str) -> tuple[str, str]:
 def pack() -> Writer:
     """Writes `pack_array`: packs a matrix into an array that was made for it."""
     text = Writer()
-    b = _Array(text, "%b")
+    b = Array(text, "%b")
     k, n = b.sizes
     data, panel = _packed(text, k, n)
     text.put(f"call void @pack(i64 {k}, i64 {n}, {b.as_arguments}, ptr {data}, i64 {panel})")
@@ -72,10 +72,10 @@ def pack() -> Writer:
 def multiply_packed() -> Writer:
     """Writes `multiply_arrays`: out (+)= A B, where B is packed."""
     text = Writer()
-    a, out = _Array(text, "%a"), _Array(text, "%out")
+    a, out = Array(text, "%a"), Array(text, "%out")
     (m, k), n = a.sizes, out.sizes[1]
     _require_equal(text, m, out.sizes[0])
-    _require_rows(text, out)
+    require_rows(text, out)
     data, panel = _packed(text, k, n)
     to_out = f"ptr {out.data}, i64 {out.strides[0]}, i64 %accumulate"
     text.put(f"call void @multiply(i64 {m}, i64 {n}, i64 {k}, {a.as_arguments}, ptr {data}, i64 {panel}, {to_out})")
@@ -85,11 +85,11 @@ def multiply_packed() -> Writer:
 def multiply() -> Writer:
     """Writes `product_arrays`: out (+)= A B."""
     text = Writer()
-    a, b, out = (_Array(text, name) for name in ("%a", "%b", "%out"))
+    a, b, out = (Array(text, name) for name in ("%a", "%b", "%out"))
     (m, k), n = a.sizes, b.sizes[1]
     for given, right in ((b.sizes[0], k), (out.sizes[0], m), (out.sizes[1], n)):
         _require_equal(text, given, right)
-    _require_rows(text, out)
+    require_rows(text, out)
     to_out = f"ptr {out.data}, i64 {out.strides[0]}, i64 %accumulate"
     text.put(f"call void @product(i64 {m}, i64 {n}, i64 {k}, {a.as_arguments}, {b.as_arguments}, {to_out}, ptr %block)")
     return text
