@@ -10,6 +10,7 @@ import numpy as np
 from cases import CASES, B, case, step, truths, whole_numbers
 
 from nnshop.functions import stop_gradient
+from nnshop.ids import checked_ids
 
 # Products
 
@@ -87,6 +88,7 @@ case("batch_normalization", lambda a, b, g: F.batch_normalization(
 # Tables
 
 whole_numbers("embed", lambda i, x, w: F.embed(i, w) * x, (B,), (B, 4), below=5, outer=[(5, 4)])
+whole_numbers("embed, checked", lambda i, x, w: F.embed(checked_ids(i, 5, "id"), w) * x, (B,), (B, 4), below=5, outer=[(5, 4)])
 whole_numbers("embed of two axes", F.embed, (B, 2), below=5, outer=[(5, 17)])
 whole_numbers("embed of the input", F.embed, (B, 2), (5, 4), below=5, rows=False)
 whole_numbers("one_hot", lambda i: F.one_hot(i, (5,)), (B, 1), below=5)

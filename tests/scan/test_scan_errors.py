@@ -202,7 +202,7 @@ def test_time_axis(value: Any) -> None:
 
 
 def test_way() -> None:
-    says("way must be one of auto, unrolled, loop; got 'fused'", double, X, way="fused")
+    says("way must be one of auto, unrolled, loop, compiled; got 'fused'", double, X, way="fused")
     says("checkpoint_every is an option of way='loop'; got way='auto'", double, X, checkpoint_every=2)
     says("checkpoint_every must be", double, X, way="loop", checkpoint_every=0)
 
