@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from .nodes import Graph, View
+from .graph import Graph
+from .nodes import View
 
 Gradients = Sequence[Callable[[], View] | None]  # of each argument, made only where it is asked for
 

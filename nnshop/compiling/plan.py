@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from .dividing import above, find_groups, find_parts, needed_by, products_in
+from .keeping import can_be_made, is_quick
 from .nodes import CHEAP, Node, View, Weight, all_of
 from .places import Buffers, Place
 from .reuse import readers, reuse
@@ -149,10 +150,10 @@ class Plan:
         there = set(available)
         for node in sorted(needed, key=lambda node: node.index):
             simple = node.op in CHEAP and node.attribute != "keep" and node.size > 1
-            if not simple and not _is_quick(node, there):
+            if not simple and not is_quick(node, there):
                 save(node)
         for node in sorted(needed, key=lambda node: node.index):
-            if not _can_be_made(node, available):
+            if not can_be_made(node, available):
                 save(node)
 
     # Programs
@@ -293,16 +294,3 @@ def _needs_samples(stored: Pairs, added: Pairs, loads: dict[Node, Place]) -> boo
     """Whether a program reads, or adds to, what each sample has, at all times the same: then it cannot do all times at once."""
     read = any(node in loads and loads[node].rows == "b" for node in above([node for node, _ in [*stored, *added]], loads))
     return read or any(place.rows == "b" for _, place in added)
-
-
-def _can_be_made(node: Node, available: dict[Node, Place], depth: int = 3) -> bool:
-    """Whether the backward pass can compute a value again, by a few cheap operations."""
-    if node in available or node.op == "constant" or _is_quick(node, available):
-        return True
-    cheap = node.op in CHEAP and node.attribute != "keep" and node.size > 1 and depth > 0
-    return cheap and all(_can_be_made(arg.node, available, depth - 1) for arg in node.args)
-
-
-def _is_quick(node: Node, there: Iterable[Node]) -> bool:
-    """Whether a value of what is there anyway, such as the tanh of a state, is computed as fast as it is loaded."""
-    return node.op in ("tanh", "sigmoid") and node.size > 1 and all(arg.node in there for arg in node.args)

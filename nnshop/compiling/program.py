@@ -13,7 +13,8 @@ from . import loops
 from .nodes import Node, View, all_of
 from .places import Place
 from .products import WIDTH
-from .schedule import At, Product, Root, Schedule
+from .roots import At, Product, Root
+from .schedule import Schedule
 from .text import Text
 
 ARGUMENTS = "ptr %table, i64 %T, i64 %B, i64 %b0, i64 %b1, i64 %backwards"

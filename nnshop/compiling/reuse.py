@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator
 
 from .nodes import View
 from .places import Place
-from .schedule import At, Root, Schedule
+from .roots import At, Root
+from .schedule import Schedule
 
 Region = tuple[int, int]  # offset and size of a run of numbers
 

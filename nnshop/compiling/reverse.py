@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from .derivatives import DERIVATIVES
-from .nodes import Graph, Node, View, Weight, all_of
+from .graph import Graph
+from .nodes import Node, View, Weight, all_of
 
 
 class WeightProduct(NamedTuple):

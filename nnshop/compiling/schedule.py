@@ -8,47 +8,14 @@ registers.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
 
-import numpy as np
-
-from .nodes import CHEAP, Graph, Node, View, Weight, aligned, all_of, indices, strides_of
+from .graph import Graph
+from .nodes import CHEAP, Node, View, Weight, aligned, all_of, strides_of
 from .places import Buffers, Place
+from .roots import At, Product, Root, computed_in_loops, count_uses, cover, is_table
 
 Time = tuple[int, int]
 DEPTH = 3  # so many cheap operations in a row are done again rather than kept
-
-
-class At(NamedTuple):
-    """Where a loop stands: its time, and the axes that it runs over."""
-
-    phase: int
-    stage: int
-    space: tuple[int, ...]
-
-
-class Root(NamedTuple):
-    """Something that a loop leaves behind.
-
-    Args:
-        kind: "store" or "add" a value to memory, or "reduce" it.
-        value: What; its shape is that of the loop's axes.
-        target: The node, or the place, whose memory is written; of a reduction, its node.
-        strides, offset: Where in it each number goes.
-        by: A number of the loop, by which the place is moved on, and how far for each 1: (view, stride, count).
-    """
-
-    kind: str
-    value: View
-    target: Node | Place
-    strides: tuple[int, ...]
-    offset: int = 0
-    by: tuple[View, int, int] | None = None
-
-
-class Product(NamedTuple):
-    node: Node
-    adds: bool
 
 
 class Schedule:
@@ -85,7 +52,7 @@ class Schedule:
         self._computed: dict[Node, None] = {}  # what is stored, or is a product or a reduction
         self._across: set[Node] = set()  # what is read in another phase than it is computed in, or by a product
         self._same: dict[Node, Node] = {}  # products that lie where another one is added to them
-        self._uses = _count_uses([node for node, _ in [*sinks, *adds]], loads)
+        self._uses = count_uses([node for node, _ in [*sinks, *adds]], loads)
         for node in keep:
             self._uses[node] = self._uses.get(node, 0) + 1
         self._stored = {node for node, _ in sinks}
@@ -140,7 +107,7 @@ class Schedule:
             return max(self._start(root) for root in self._pieces(node))
         if node.op == "reduce":
             return self._ready(node.args[0], node.args[0].shape)
-        return max(self._ready(arg, node.shape, _is_table(node, i)) for i, arg in enumerate(node.args))
+        return max(self._ready(arg, node.shape, is_table(node, i)) for i, arg in enumerate(node.args))
 
     def _gap(self, node: Node, copied: bool = False) -> int:
         """The phase after which a product may read a node, or what a loop has copied of it."""
@@ -225,7 +192,7 @@ class Schedule:
 
     def _demand_arguments(self, node: Node, at: At) -> None:
         for i, arg in enumerate(node.args):
-            self._demand(arg, at, _is_table(node, i))
+            self._demand(arg, at, is_table(node, i))
 
     def _compute(self, node: Node) -> None:
         """Has a node computed, and stored."""
@@ -243,7 +210,7 @@ class Schedule:
 
     def _assemble(self, node: Node) -> None:
         pieces = self._pieces(node)
-        if pieces[0].kind == "add" or not _cover(node).all():
+        if pieces[0].kind == "add" or not cover(node).all():
             self.zeros.setdefault(min(map(self._start, pieces)), []).append(node)
         if len({self._start(root)[0] for root in pieces}) > 1:
             self._across.add(node)
@@ -256,7 +223,7 @@ class Schedule:
             d, index = node.args
             (stride, count), _, strides, offset = node.attribute
             return [Root("add", d, node, strides, offset, (index, stride, count))]
-        kind = "store" if _cover(node).max() <= 1 else "add"
+        kind = "store" if cover(node).max() <= 1 else "add"
         roots = []
         for value, (shape, strides, offset) in zip(node.args, node.attribute):
             own = value.node
@@ -287,40 +254,3 @@ class Schedule:
         else:
             shape = first.shape if computed_in_loops(first) else (first.size,)
             self._root(Root("store", all_of(first, shape), node, strides_of(shape)))
-
-
-def computed_in_loops(node: Node) -> bool:
-    return node.elementwise or node.op == "gather"
-
-
-def _is_table(node: Node, argument: int) -> bool:
-    """Whether an argument is read at computed places: from memory only."""
-    return node.op == "gather" and argument == 0
-
-
-def _cover(node: Node) -> np.ndarray:
-    """How often each number of an assembled node is written to."""
-    if node.op == "scatter":
-        return np.zeros(1)
-    counts = np.zeros(node.size, np.int32)
-    for place in node.attribute:
-        np.add.at(counts, indices(View(node, *place)), 1)
-    return counts
-
-
-def _count_uses(starts: Iterable[Node], loads: dict[Node, Place]) -> dict[Node, int]:
-    """Of all that these are made of, how often it is used."""
-    uses: dict[Node, int] = {}
-    stack = []
-    for node in starts:
-        uses[node] = uses.get(node, 0) + 1
-        stack.append(node)
-    seen = set()
-    while stack:
-        node = stack.pop()
-        if node not in seen and node not in loads:
-            seen.add(node)
-            for arg in node.args:
-                uses[arg.node] = uses.get(arg.node, 0) + 1
-                stack.append(arg.node)
-    return uses

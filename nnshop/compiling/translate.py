@@ -19,7 +19,8 @@ from typing import Any
 
 import nnabla as nn
 
-from .nodes import Graph, Unsupported, View, Weight
+from .graph import Graph
+from .nodes import Unsupported, View, Weight
 
 TRANSLATIONS: dict[str, Callable[[Translation, Any], View | list[View]]] = {}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import nnabla as nn
 import numpy as np
@@ -11,13 +10,13 @@ import numpy as np
 from ..compiling.memory import Memory
 from ..compiling.nodes import Weight
 from ..compiling.places import Place
-from ..compiling.plan import WeightGradient
-from ..compiling.products import multiply, pack
+from ..compiling.products import pack
 from ..core import Tree, shapes, tree_leaves, tree_like, tree_map
-from ..kernels.array_function import Shape, array_of, check_shapes, gradient_of, gradient_to_write
+from ..kernels.array_function import Shape, array_of, check_shapes, gradient_of
 from ..portable import is_portable
 from . import explaining
 from .drawing import Drawing
+from .gradients import Gradients, add_product
 from .loop import check_every, find_running
 from .recipe import Recipe
 from .step_graph import as_list
@@ -260,7 +259,7 @@ class Compiled(Drawing):
         if not wanted:
             return
         self._pack(inputs, self.plan.backward_weights)
-        gradients = _Gradients(inputs, propagate_down, accum)
+        gradients = Gradients(inputs, propagate_down, accum)
         n_x, n_y = self.recipe.n_x, self.recipe.n_y
         sums = {key: np.zeros((self.batch if key[0] == "sample" else 1, place.width), np.float32)
                 for key, place in self.plan.gradient_places.items() if key[0] != "x"}  # fmt: skip
@@ -296,7 +295,7 @@ class Compiled(Drawing):
         self.part_in.pop(slot)  # the backward pass uses it up
         return memory
 
-    def _give_parts(self, memory: Memory, part: range, gradients: _Gradients) -> None:
+    def _give_parts(self, memory: Memory, part: range, gradients: Gradients) -> None:
         """Gives the gradients of the steps of inputs, and what the steps add to those of weights."""
         for (kind, i), place in self.plan.gradient_places.items():
             if kind == "x" and gradients.asked[i]:
@@ -304,56 +303,4 @@ class Compiled(Drawing):
                 self._write(array, part, memory.rows(place), adds)
         for factors in self.plan.weight_gradients:
             if gradients.asked[factors.weight.input]:
-                _add_product(memory, factors, gradients.to_add_to(factors.weight.input))
-
-
-class _Gradients:
-    """The gradients of inputs, which are written to or added to. One Variable may be several inputs, or share its gradient."""
-
-    def __init__(self, inputs: Sequence[nn.Variable], asked: Sequence[bool], accum: Sequence[bool]) -> None:
-        self.inputs, self.asked, self.accum = inputs, asked, accum
-        self._arrays: dict[int, tuple[np.ndarray, bool]] = {}
-        self._written: set[int] = set()  # addresses
-
-    def array(self, i: int) -> tuple[np.ndarray, bool]:
-        """The array of an input's gradient, and whether what it holds counts."""
-        if i not in self._arrays:
-            array = gradient_to_write(self.inputs[i], self.accum[i])
-            self._arrays[i] = array, self.accum[i] or array.ctypes.data in self._written
-            self._written.add(array.ctypes.data)
-        return self._arrays[i]
-
-    def to_add_to(self, i: int) -> np.ndarray:
-        array, adds = self.array(i)
-        if not adds:
-            array[...] = 0
-            self._arrays[i] = array, True
-        return array
-
-    def give(self, i: int, gradient: np.ndarray) -> None:
-        if self.asked[i]:
-            array, adds = self.array(i)
-            if adds:
-                array += gradient.reshape(array.shape)
-            else:
-                array[...] = gradient.reshape(array.shape)
-            self._arrays[i] = array, True
-
-
-def _add_product(memory: Memory, factors: WeightGradient, whole: np.ndarray) -> None:
-    """Adds the sum of the outer products of all rows to the gradient of a weight."""
-    weight = factors.weight
-    out = whole.reshape(-1, weight.columns)[weight.row : weight.row + weight.rows]
-    a, d = (
-        _matrix(memory.rows(place), v)
-        for v, place in ((factors.input, factors.input_place), (factors.gradient, factors.gradient_place))
-    )
-    left, right = (d, a) if weight.transposed else (a, d)
-    multiply(left.T, right, out, True)
-
-
-def _matrix(rows: np.ndarray, v: Any) -> np.ndarray:
-    """What a view `(P, K)` reads in all rows, as a matrix."""
-    row = rows.strides[0] if v.shape[0] == 1 else 4 * v.strides[0]
-    shape = (len(rows) * v.shape[0], v.shape[1])
-    return np.lib.stride_tricks.as_strided(rows[:, v.offset :], shape, (row, 4 * v.strides[1]))
+                add_product(memory, factors, gradients.to_add_to(factors.weight.input))

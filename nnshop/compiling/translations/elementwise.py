@@ -6,7 +6,8 @@ from collections.abc import Callable
 from functools import reduce
 from typing import Any
 
-from ..nodes import Graph, Unsupported, View
+from ..graph import Graph
+from ..nodes import Unsupported, View
 from ..translate import TRANSLATIONS, Translation, translates
 
 _SAME = {

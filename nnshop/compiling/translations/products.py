@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..nodes import Graph, Unsupported, View, Weight, aligned, all_of
+from ..graph import Graph
+from ..nodes import Unsupported, View, Weight, aligned, all_of
 from ..translate import Mixes, Translation, translates
 
 

@@ -1,0 +1,66 @@
+"""Gives the gradients that programs computed to the inputs of a function of NNabla."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import nnabla as nn
+import numpy as np
+
+from ..compiling.memory import Memory
+from ..compiling.plan import WeightGradient
+from ..compiling.products import multiply
+from ..kernels.array_function import gradient_to_write
+
+
+class Gradients:
+    """The gradients of inputs, which are written to or added to. One Variable may be several inputs, or share its gradient."""
+
+    def __init__(self, inputs: Sequence[nn.Variable], asked: Sequence[bool], accum: Sequence[bool]) -> None:
+        self.inputs, self.asked, self.accum = inputs, asked, accum
+        self._arrays: dict[int, tuple[np.ndarray, bool]] = {}
+        self._written: set[int] = set()  # addresses
+
+    def array(self, i: int) -> tuple[np.ndarray, bool]:
+        """The array of an input's gradient, and whether what it holds counts."""
+        if i not in self._arrays:
+            array = gradient_to_write(self.inputs[i], self.accum[i])
+            self._arrays[i] = array, self.accum[i] or array.ctypes.data in self._written
+            self._written.add(array.ctypes.data)
+        return self._arrays[i]
+
+    def to_add_to(self, i: int) -> np.ndarray:
+        array, adds = self.array(i)
+        if not adds:
+            array[...] = 0
+            self._arrays[i] = array, True
+        return array
+
+    def give(self, i: int, gradient: np.ndarray) -> None:
+        if self.asked[i]:
+            array, adds = self.array(i)
+            if adds:
+                array += gradient.reshape(array.shape)
+            else:
+                array[...] = gradient.reshape(array.shape)
+            self._arrays[i] = array, True
+
+
+def add_product(memory: Memory, factors: WeightGradient, whole: np.ndarray) -> None:
+    """Adds the sum of the outer products of all rows to the gradient of a weight."""
+    weight = factors.weight
+    out = whole.reshape(-1, weight.columns)[weight.row : weight.row + weight.rows]
+    a, d = (
+        _matrix(memory.rows(place), v)
+        for v, place in ((factors.input, factors.input_place), (factors.gradient, factors.gradient_place))
+    )
+    left, right = (d, a) if weight.transposed else (a, d)
+    multiply(left.T, right, out, True)
+
+
+def _matrix(rows: np.ndarray, v: Any) -> np.ndarray:
+    """What a view `(P, K)` reads in all rows, as a matrix."""
+    row = rows.strides[0] if v.shape[0] == 1 else 4 * v.strides[0]
+    shape = (len(rows) * v.shape[0], v.shape[1])
+    return np.lib.stride_tricks.as_strided(rows[:, v.offset :], shape, (row, 4 * v.strides[1]))
