@@ -64,7 +64,7 @@ def test_training_learns_and_leaves_all_that_it_promises(trained: Path, text: Pa
     assert (trained / "curves.png").read_bytes()[:4] == b"\x89PNG"
     series = (trained / "Validation-perplexity.series.txt").read_text().splitlines()
     assert len(series) == 8
-    assert float(series[-1].split()[1]) == pytest.approx(results["2 x 8 lstm"]["valid"], rel=1e-4)
+    assert min(float(line.split()[1]) for line in series) == pytest.approx(results["2 x 8 lstm"]["valid"], rel=1e-4)
     assert len(list(trained.glob("checkpoint-*.npz"))) == 2
     assert not list(trained.glob(".*"))
 
