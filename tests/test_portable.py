@@ -61,7 +61,7 @@ C_RUNTIME = set(
 
 
 class Double(ArrayFunction):
-    """A function in Python, as the fast kernels are."""
+    """A function in Python, as what is compiled is."""
 
     @property
     def name(self) -> str:
@@ -418,7 +418,7 @@ assert "nnshop" not in sys.modules
 
 
 def test_a_trained_language_model_writes_the_same_in_a_new_process(tmp_path: Path) -> None:
-    """Trained with the fast kernels, exported as one step: the embedding outside, the state in and out."""
+    """Trained in the fast way, exported as one step: the embedding outside, the state in and out."""
     size, cell = 6, stack(LSTMCell(8), LSTMCell(8))
     text = np.tile([0, 1, 2, 0, 3, 4, 0, 5], 40)
 
@@ -448,7 +448,7 @@ def test_a_trained_language_model_writes_the_same_in_a_new_process(tmp_path: Pat
     table = nn.get_parameters()["embed/W"].d.copy()
     np.save(tmp_path / "table.npy", table)
 
-    # What the model says here, with the fast kernels, on the text that it writes there.
+    # What the model says here, in the fast way, on the text that it writes there.
     told = python(GREEDY, tmp_path / "step.nnp", tmp_path / "table.npy")
     written, last = told.split("]", 1)
     written_words = [int(word) for word in written.strip("[").split(",")]
@@ -525,10 +525,10 @@ def test_what_could_not_be_loaded_is_refused(build: Callable, message: str, tmp_
     assert not list(tmp_path.iterdir())
 
 
-def test_the_fast_kernels_are_refused_outside_of_the_block(tmp_path: Path) -> None:
+def test_what_is_compiled_is_refused_outside_of_the_block(tmp_path: Path) -> None:
     pytest.importorskip("llvmlite")
     x = variable(B, T, D)
-    with pytest.raises(ValueError, match=r"LSTM.* computed in Python.*portable\(\)"):
+    with pytest.raises(ValueError, match=r"Compiled.* computed in Python.*portable\(\)"):
         save_nnp(tmp_path / "a.nnp", {"x": x}, {"y": lstm(x, H)})
 
 
