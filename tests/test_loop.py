@@ -724,7 +724,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("short")
-@pytest.mark.parametrize(("length", "kind"), [(3, "Stack"), (4, "nnshop.Compiled"), (5, "nnshop.Compiled")])
+@pytest.mark.parametrize(("length", "kind"), [(3, "Stack"), (5, "nnshop.Loop"), (90, "nnshop.Compiled")])
 def test_auto_unrolls_short_sequences(length: int, kind: str) -> None:
     ys, _ = iterate(lambda x, h: (x + h, h), nn.Variable((length, 2)), nn.Variable((2,)))
     assert ys.parent.info.type_name == kind

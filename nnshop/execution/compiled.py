@@ -8,10 +8,11 @@ import nnabla as nn
 import numpy as np
 
 from ..compiling.memory import Memory
-from ..compiling.nodes import Weight
+from ..compiling.nodes import Unsupported, Weight
 from ..compiling.places import Place
 from ..compiling.products import pack
 from ..core import Tree, shapes, tree_leaves, tree_like, tree_map
+from ..functions import functions_of
 from ..kernels.array_function import Shape, array_of, check_shapes, gradient_of
 from ..portable import is_portable
 from . import explaining
@@ -19,7 +20,7 @@ from .drawing import Drawing
 from .gradients import Gradients, add_product
 from .loop import check_every, find_running
 from .recipe import Recipe
-from .step_graph import as_list
+from .step_graph import StepGraph, as_list
 from .tracing import trace
 from .unrolled import check_state_kept
 
@@ -33,8 +34,14 @@ def iterate(
     running: Callable | None = None,
     checkpoint_every: int | None = None,
     batch_major: bool = False,
+    must_pay: bool = False,
 ) -> tuple[Tree, Tree]:
-    """Compiles the step; see `nnshop.execution.iterate`. With batch_major sequences are `(B, T, ...)`."""
+    """Compiles the step; see `nnshop.execution.iterate`.
+
+    Args:
+        batch_major: Sequences are `(B, T, ...)`.
+        must_pay: Raises Unsupported for a sequence so short that NNabla's own functions take less time.
+    """
 
     def one(v: nn.Variable) -> nn.Variable:
         return nn.Variable((v.shape[0], *v.shape[2:]) if batch_major else v.shape[1:])
@@ -46,6 +53,8 @@ def iterate(
     if not graph.outputs:
         return y, after
     inputs = [*tree_leaves((xs, state)), *graph.closures]
+    if must_pay:
+        _check_that_it_pays(graph, length)
     recipe = Recipe(graph, len(tree_leaves(xs)), len(tree_leaves(y)))
     wanted = frozenset(i for i, v in enumerate(inputs) if v.need_grad)
     every = None if checkpoint_every is None else check_every(checkpoint_every)
@@ -64,6 +73,21 @@ def iterate(
 
 BUDGET = 2**30  # bytes that the buffers of one sequence may take; a longer sequence is done in parts
 CHECK_EACH = 16  # after so many steps it is seen whether a sequence has ended
+
+
+# A function in Python costs 0.1 to 0.2 ms a call, as many calls of NNabla's functions, and one of those as much as so many
+# numbers or products in it.
+CALLS, NUMBERS, PRODUCTS = 80, 2_000, 20_000
+
+
+def _check_that_it_pays(graph: StepGraph, length: int) -> None:
+    calls = 0.0
+    for function in functions_of(graph.outputs):
+        made = sum(v.size for v in function.outputs)
+        products = made * function.inputs[1].shape[0] if function.info.type_name == "Affine" else 0
+        calls += 1 + made / NUMBERS + products / PRODUCTS
+    if length * calls < CALLS:
+        raise Unsupported(f"{length} steps of this size are too few to pay for the call")
 
 
 def pack_weight(weight: Weight, array: np.ndarray, packed: np.ndarray | None) -> np.ndarray:
@@ -210,9 +234,8 @@ class Compiled(Drawing):
 
     def _bind(self, memory: Memory, inputs: Sequence[nn.Variable], part: range) -> None:
         """Lets a memory have what is outside."""
-        for weight, place in [*self.plan.forward_weights, *self.plan.backward_weights]:
-            if weight in self.packed:
-                memory.bind(place.buffer, self.packed[weight])
+        for weight, place in self.plan.forward_weights:
+            memory.bind(place.buffer, self.packed[weight])
         for (kind, i), place in self.plan.inputs.items():
             if kind == "x":
                 memory.give(place, self._steps(array_of(inputs[i]), part))
@@ -291,7 +314,8 @@ class Compiled(Drawing):
         if self.part_in.get(slot) != part:
             self._run_part(part, inputs, states)
         memory = self.memories[slot]
-        self._bind(memory, inputs, part)
+        for weight, place in self.plan.backward_weights:
+            memory.bind(place.buffer, self.packed[weight])
         self.part_in.pop(slot)  # the backward pass uses it up
         return memory
 

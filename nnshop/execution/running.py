@@ -123,7 +123,7 @@ def explain(what: AbstractCell | Callable | nn.Variable, *inputs: Tree, **option
         LSTMCell(8), 20 steps: compiled
         >>> explain(nnshop.LSTMCell(8), nn.Variable((4, 2, 3)))
         LSTMCell(8), 2 steps: unrolled
-          not compiled: a sequence of 2 steps is too short to pay for the call; it is compiled from 4 on
+          not compiled: 2 steps of this size are too few to pay for the call
           not loop: a sequence of 2 steps is unrolled; from 500 on it is run in a loop
     """
     print(explaining.explain(what, *inputs, run=run, **options))

@@ -24,8 +24,8 @@ def _compiled(*arguments: Any, **options: Any) -> tuple[Tree, Tree]:
 
 WAYS: dict[str, Callable] = {"unrolled": unrolled.iterate, "loop": loop.iterate, "compiled": _compiled}
 
-# How long a sequence "auto" compiles. A function in Python costs 0.1 to 0.2 ms a call, what NNabla needs for one or two steps.
-COMPILED_FROM = 4
+# How long a sequence is to be for "auto" to trace its step, and to see whether compiling it pays.
+COMPILED_FROM = 2
 # How long a sequence "auto" gives to the loop. On one core, forward and backward, the loop took of the unrolled graph's time
 # 1.3 to 2.1 at T=100, 0.9 to 1.3 at T=500, 0.8 to 1.2 at T=1000 and 0.5 to 1.2 at T=2000: less than 1 for small cells (Elman
 # and LSTM of 32 units, batch 8), most for an LSTM of 128 units, batch 32. The unrolled graph also took 0.2 to 0.9 s to build
@@ -116,10 +116,12 @@ def try_compiled(
     Returns:
         What it gives, or None; and whether, as far as is known, the step is the same at each time.
     """
-    reason, repeatable = why_not_compiled(length), True
+    reason, repeatable = why_not_llvm(), True
+    if not reason and length < COMPILED_FROM:
+        reason = f"{length} steps are too few to pay for the call"
     if not reason:
         try:
-            return _compiled(step, xs, state, length, *options, **more), True
+            return _compiled(step, xs, state, length, *options, **more, must_pay=True), True
         except (NotRepeatable, Unsupported) as error:
             reason, repeatable = str(error), not isinstance(error, NotRepeatable)
     explaining.refuse("compiled", reason)
@@ -148,14 +150,6 @@ def iterate_plainly(
             reason = str(error)
     explaining.refuse("loop", reason)
     return unrolled.iterate(step, xs, state, length, reverse, running)
-
-
-def why_not_compiled(length: int) -> str:
-    """Tells why "auto" does not compile a sequence of so many steps here; empty where it does."""
-    reason = why_not_llvm()
-    if not reason and length < COMPILED_FROM:
-        reason = f"a sequence of {length} steps is too short to pay for the call; it is compiled from {COMPILED_FROM} on"
-    return reason
 
 
 def check_compiled() -> None:

@@ -18,7 +18,7 @@ from nnshop.functions import faster
 
 MASK = np.array([[1, 1, 0, 0], [1, 0, 1, 1]])
 GRAPHS: dict[str, Callable[[nn.Variable], nn.Variable]] = {
-    "nnshop.Compiled": lambda x: nnshop.lstm(x, 5),
+    "nnshop.Compiled": lambda x: nnshop.lstm(x, 5, way="compiled"),
     "nnshop.Loop": lambda x: nnshop.run(nnshop.SimpleRNNCell(5), x, way="loop")[0],
     "nnshop.Hold": lambda x: nnshop.run(nnshop.SimpleRNNCell(5), x, mask=constant(MASK))[0],
     "nnshop.LinearCrossEntropy": lambda x: nnshop.linear_cross_entropy(x, constant(np.zeros((2, 4))), 5),
