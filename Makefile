@@ -7,10 +7,10 @@ lm: .venv/.examples
 	$(PYTHON) examples/language_model.py train --preset demo --resume --output runs/demo
 
 test: .venv/.dev
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2
 
 fuzz: .venv/.dev
-	$(PYTHON) -m pytest tests/test_fuzz.py tests/test_fuzz_calls.py tests/compiling/test_random_steps.py --hypothesis-profile=fuzz
+	$(PYTHON) -m pytest -n 2 tests/test_fuzz.py tests/test_fuzz_calls.py tests/compiling/test_random_steps.py --hypothesis-profile=fuzz
 
 lint: .venv/.dev
 	$(PYTHON) -m ruff format --check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,6 +25,11 @@ class Measured(NamedTuple):
     x_grad: Tree
     state_grad: Tree
     weight_grads: dict[str, np.ndarray]
+
+
+def named(value: Any) -> str:
+    """What a case is called: the same in each process, so without addresses."""
+    return re.sub(" at 0x[0-9a-f]+", "", str(value))
 
 
 def factors(tree: Tree, seed: int = 7) -> Tree:

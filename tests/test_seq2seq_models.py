@@ -14,7 +14,19 @@ import nnabla.solvers as S
 import numpy as np
 import pytest
 import reference
-from measuring import assert_same, constant, inputs, measure, measure_reference, randomize, runs, values, variable, weights
+from measuring import (
+    assert_same,
+    constant,
+    inputs,
+    measure,
+    measure_reference,
+    named,
+    randomize,
+    runs,
+    values,
+    variable,
+    weights,
+)
 
 from nnshop import no_new_parameters, output_shape, portable, readout, run, save_nnp
 from nnshop.parameters import all_parameters
@@ -355,7 +367,7 @@ CELLS = [
 
 
 @pytest.mark.parametrize("way", ["unrolled", "loop"])
-@pytest.mark.parametrize(("cell", "step", "shape"), CELLS, ids=str)
+@pytest.mark.parametrize(("cell", "step", "shape"), CELLS, ids=named)
 def test_a_cell_by_its_equations(cell: Any, step: Callable, shape: tuple, way: str) -> None:
     """Three steps, each on an input of its own, from a random state; with all gradients."""
     with nn.auto_forward(False):

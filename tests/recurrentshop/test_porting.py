@@ -10,7 +10,7 @@ import nnabla.functions as F
 import nnabla.parametric_functions as PF
 import numpy as np
 import pytest
-from measuring import values, variable
+from measuring import named, values, variable
 from nnabla.initializer import ConstantInitializer
 from nnabla.parameter import get_parameter_or_create
 
@@ -67,7 +67,7 @@ def simple_step(cell: rs.SimpleRNNCell) -> Callable:
 # ------------------------------------------------------------------------------------------------------------------ nesting
 
 
-@pytest.mark.parametrize("options", [{}, {"unroll": True}, {"go_backwards": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"unroll": True}, {"go_backwards": True}], ids=named)
 @pytest.mark.parametrize("depth", [1, 2])
 def test_nesting_equals_flattening(depth: int, options: dict) -> None:
     """Outputs, all states in order, and gradients of all weights in order."""
@@ -144,7 +144,7 @@ def test_a_nested_readout_is_what_one_does_by_hand(unroll: bool) -> None:
     same(got, [np.stack(expected, axis=1), h, r, g])
 
 
-@pytest.mark.parametrize("declared", [{"input_shape": (D,)}, {"batch_input_shape": (B, D)}, {"input_dim": D}], ids=str)
+@pytest.mark.parametrize("declared", [{"input_shape": (D,)}, {"batch_input_shape": (B, D)}, {"input_dim": D}], ids=named)
 def test_a_nested_readout_of_a_cell_that_declares_its_input(declared: dict) -> None:
     cell = rs.GRUCell(D, **declared)
     if "input_dim" in declared:  # one layer further in
@@ -498,7 +498,7 @@ def test_scheduled_sampling_starts_from_the_initial_readout_either_way() -> None
 
 
 @pytest.mark.parametrize("unroll", [True, False])
-@pytest.mark.parametrize("kind", [{}, {"readout": "add"}, {"readout": "readout_only"}, {"state_sync": True}], ids=str)
+@pytest.mark.parametrize("kind", [{}, {"readout": "add"}, {"readout": "readout_only"}, {"state_sync": True}], ids=named)
 def test_decode_runs_on_the_same_input_at_every_step(kind: dict, unroll: bool) -> None:
     """Outputs, states and gradients; it returns sequences also where it was not asked to."""
     parts = [rs.GRUCell(D, name="lower"), rs.GRUCell(D, name="upper")]
@@ -599,7 +599,7 @@ NETS: dict[str, Callable] = {
 
 
 @pytest.mark.parametrize("net", NETS)
-@pytest.mark.parametrize("options", [{}, {"go_backwards": True}, {"return_sequences": True}, {"steps": 1}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"go_backwards": True}, {"return_sequences": True}, {"steps": 1}], ids=named)
 def test_unroll_changes_nothing(net: str, options: dict) -> None:
     """Two layers of one name are one: the same weights, run in two ways."""
     options = dict(options)
@@ -791,7 +791,7 @@ def threes(shape: tuple) -> np.ndarray:
         ([None, "ones"], (0, 1, 0)),
         (("ones", None, threes), (1, 0, 3)),
     ],
-    ids=str,
+    ids=named,
 )
 def test_state_initializer(initializer: Any, starts: tuple) -> None:
     """By name, a function, an initializer of NNabla, or a list of these by state; zeros for what a list leaves out."""
