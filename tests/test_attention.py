@@ -660,7 +660,7 @@ def test_what_is_fed_back_may_be_made_of_the_output() -> None:
         fed = 2 * y
         expected.append(y)
     got = values(ys, last, *expected)
-    np.testing.assert_allclose(got[0], np.stack(got[2:], axis=1), rtol=1e-6)
+    np.testing.assert_allclose(got[0], np.stack(got[2:], axis=1), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(got[1], 2 * got[-1], rtol=1e-6)
 
 
