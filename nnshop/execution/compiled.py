@@ -61,6 +61,7 @@ def iterate(
     ends = None if running is None else find_running(running, state)
     function = Compiled(recipe, length, reverse, batch_major, wanted, every, ends)
     function.outside = graph.outside if nn.get_auto_forward() else []
+    function.watched = [(v, v.shape) for _, given, _ in graph.outside for v in given if v.parent is None]
     explaining.take("compiled")
     made = as_list(function(*(inputs or [nn.Variable(())]), n_outputs=len(graph.outputs)))
     reached = graph.reached(graph.inputs)
@@ -126,6 +127,7 @@ class Compiled(Drawing):
         self.every, self.running, self.checks = every, running, recipe.checks()
         self.packed: dict[Weight, np.ndarray] = {}
         self.outside: list = []
+        self.watched: list[tuple[nn.Variable, Shape]] = []  # what NNabla makes closures of
         self._use(wanted)
         self._divide(length)
 
@@ -173,6 +175,7 @@ class Compiled(Drawing):
 
     def compute(self, inputs: Sequence[nn.Variable], outputs: Sequence[nn.Variable]) -> None:
         recipe = self.recipe
+        self._check_watched()
         for i, ids in self.checks:
             ids.check(inputs[i].data.data)
         if not self.replaying:
@@ -191,6 +194,14 @@ class Compiled(Drawing):
                 break
         for output, state in zip(outputs[recipe.n_y :], states):
             output.data.cast(np.float32).reshape(state.shape)[...] = state
+
+    def _check_watched(self) -> None:
+        """Some of NNabla's functions, such as slices, do not notice that an input has changed its shape."""
+        for v, shape in self.watched:
+            if v.shape != shape:
+                raise ValueError(
+                    f"way='compiled' was built for a Variable of shape {shape} that has the shape {v.shape} now; build it again."
+                )
 
     def _fill_up(self, last: range, ys: Sequence[np.ndarray]) -> None:
         """Outputs of steps that are left out must hold something: what the last step gave."""
