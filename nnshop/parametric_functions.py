@@ -352,9 +352,11 @@ def gru_recurrence(
         r, z = map(gate, split_gates(gates, units))
         n = act(x2h[:, 2 * units :] + r * h_n)
     else:
-        gates = x2h[:, : 2 * units] + F.affine(h, w.h2h[:, : 2 * units])
-        r, z = map(gate, split_gates(gates, units))
-        n = act(x2h[:, 2 * units :] + F.affine(r * h, w.h2h[:, 2 * units :]))
+        # Not by slices of the weight, which read on beyond it after a change of its shape; and see above for "in place".
+        for_r, for_z, for_n = F.split(F.reshape(w.h2h, (units, 3, units), inplace=False), axis=1)
+        x2r, x2z, x2n = split_gates(x2h, units)
+        r, z = gate(x2r + F.affine(h, for_r)), gate(x2z + F.affine(h, for_z))
+        n = act(x2n + F.affine(r * h, for_n))
     return n + z * (h - n)
 
 

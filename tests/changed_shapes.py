@@ -67,11 +67,11 @@ def drawing_loop(given: Inputs) -> nn.Variable:
 
 
 CASES: dict[str, tuple[Callable[[Inputs], nn.Variable], str]] = {
-    "lstm": (cell_case(nnshop.LSTMCell, "fused"), "x h c x2h/W h2h/W b"),
-    "lstm masked reverse": (cell_case(nnshop.LSTMCell, "fused", True, reverse=True), "x h c x2h/W h2h/W b mask"),
-    "gru": (cell_case(nnshop.GRUCell, "fused"), "x h x2h/W3 h2h/W3 b3 h2h/b"),
-    "gru before": (cell_case(lambda n: nnshop.GRUCell(n, reset_after=False), "fused", True), "x h x2h/W3 h2h/W3 b3 mask"),
-    "rnn": (cell_case(nnshop.SimpleRNNCell, "fused"), "x h x2h/W1 h2h/W1 b1"),
+    "lstm": (cell_case(nnshop.LSTMCell, "compiled"), "x h c x2h/W h2h/W b"),
+    "lstm masked reverse": (cell_case(nnshop.LSTMCell, "compiled", True, reverse=True), "x h c x2h/W h2h/W b mask"),
+    "gru": (cell_case(nnshop.GRUCell, "compiled"), "x h x2h/W3 h2h/W3 b3 h2h/b"),
+    "gru before": (cell_case(lambda n: nnshop.GRUCell(n, reset_after=False), "compiled", True), "x h x2h/W3 h2h/W3 b3 mask"),
+    "rnn": (cell_case(nnshop.SimpleRNNCell, "compiled"), "x h x2h/W1 h2h/W1 b1"),
     "loop": (cell_case(nnshop.LSTMCell, "loop"), "x h c x2h/W h2h/W b"),
     "loop masked": (cell_case(nnshop.SimpleRNNCell, "loop", True), "x h x2h/W1 h2h/W1 b1 mask"),
     "hold": (hold, "x mask"),
