@@ -34,11 +34,11 @@ def test_a_rival_that_is_not_there_is_left_out(
     report, run, works = modules
     rows, required = [], []
     for case in filter(None, map(works.quick, works.WORKS[work]())):
-        measured = {"seconds": {"build": [0.5], "forward": [1.0], "backward": [2.0]}, "megabytes": 100}
+        measured = {"seconds": {"build": [0.5], "forward": [1.0], "backward": [2.0]}, "megabytes": 100, "processors": 1}
         notes = {"note": "is not there"}
         made = [run.row(case, rival, [notes if rival == absent else measured]) for rival in case.rivals]
         rows += made
-        required += run.requirements(case, made)
+        required += run.requirements.of_case(case, made)
     results = {"date": "2026-01-01", "command": "c", "processor": "p", "threads": 1, "versions": {}}
     report.write({**results, "requirements": required, "rows": rows}, tmp_path / "tables", tmp_path / "images")
     assert "| work | size | required | reached | met |" in capsys.readouterr().out
