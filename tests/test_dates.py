@@ -176,7 +176,7 @@ def test_a_loss_that_is_no_number_ends_the_training(
     tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(dates, "make_dates", lambda *_: ([("1", "1")] * 20, [("1", "1")] * 10))
-    assert run("train", "--output", tmp_path, *SMALL, "--learning-rate", 1e30) == 1
+    assert run("train", "--output", tmp_path, *SMALL, "--learning-rate", 1e38) == 1
     assert "lower --learning-rate" in capsys.readouterr().err
 
 
