@@ -200,7 +200,7 @@ class Compiled(Drawing):
         for v, shape in self.watched:
             if v.shape != shape:
                 raise ValueError(
-                    f"way='compiled' was built for a Variable of shape {shape} that has the shape {v.shape} now; build it again."
+                    f"way='compiled' was built for a Variable of shape {shape}, which is {v.shape} now; build the graph again."
                 )
 
     def _fill_up(self, last: range, ys: Sequence[np.ndarray]) -> None:
