@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from typing import Any
 
 from .body import ONE, Body, Index
-from .nodes import Node, View
-from .roots import At, Root, computed_in_loops
+from .nodes import Node, View, all_of, strides_of
+from .roots import At, Root
 from .text import suffix, vector
 
 ProgramText = Any  # of the module `program`, which imports this one
@@ -43,10 +42,7 @@ class _Scalars(Body):
 
     def write(self, roots: Sequence[Root]) -> None:
         for root in roots:
-            if root.kind == "reduce":
-                self.program.scalars[root.value.node] = self.value(root.value, ONE)  # of one number
-            else:
-                self.store(root, self.value(root.value, ONE), ONE)
+            self.store(root, self.value(root.value, ONE), ONE)
 
 
 class _Loop(Body):
@@ -58,7 +54,7 @@ class _Loop(Body):
         axis = len(space) - 1
         self._prepare_scalars(roots)
         reduced = [root for root in roots if root.kind == "reduce"]
-        rooms = {root: self._room(root.value.node if False else root) for root in reduced}
+        rooms = {root: self._room(root) for root in reduced}
 
         def body(index: Index) -> None:
             self.known = {}
@@ -98,7 +94,8 @@ class _Loop(Body):
         def along(index: Index) -> None:  # it is kept
             self._clear(root, room)
             self._nest(inner, index, body)
-            self._store_kept(root, room, index, kept)
+            total = self.text.new(f"load {vector(self.lanes)}, ptr {room}")
+            self._put(node, total, Index(index.numbers[:kept], index.axis, index.wide))
 
         start = Index(("0",) * len(space), axis, 0)
         if axis >= kept:
@@ -195,29 +192,14 @@ class _Loop(Body):
         if node.size == 1:
             self.program.scalars[node] = number
         if node in self.schedule.places:
-            self._put(root, node, number, index)
+            self._put(node, number, Index(index.numbers, 0, 0))
 
-    def _put(self, root: Root, node: Node, number: str, index: Index) -> None:
-        shape = node.shape
-        whole = Root("store", View(node, shape, _contiguous(shape)), node, _contiguous(shape))
-        self.store(whole, number, Index(index.numbers, 0, 0))
-
-    def _store_kept(self, root: Root, room: str, index: Index, kept: int) -> None:
-        node = root.target
-        assert isinstance(node, Node)
-        whole = Root("store", View(node, node.shape, _contiguous(node.shape)), node, _contiguous(node.shape))
-        self.store(
-            whole, self.text.new(f"load {vector(self.lanes)}, ptr {room}"), Index(index.numbers[:kept], index.axis, index.wide)
-        )
+    def _put(self, node: Node, value: str, index: Index) -> None:
+        """Stores what a reduction gives."""
+        strides = strides_of(node.shape)
+        self.store(Root("store", all_of(node, node.shape), node, strides), value, index)
 
 
 def _how(root: Root) -> str:
     assert isinstance(root.target, Node)
     return root.target.attribute[0]
-
-
-def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return tuple(prod(shape[i + 1 :]) for i in range(len(shape)))
-
-
-__all__ = ["computed_in_loops", "write"]

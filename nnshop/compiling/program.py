@@ -13,7 +13,7 @@ from . import loops
 from .nodes import Node, View, all_of
 from .places import Place
 from .products import WIDTH
-from .roots import At, Product, Root
+from .roots import At, Product
 from .schedule import Schedule
 from .text import Text
 
@@ -167,6 +167,3 @@ class ProgramText:
 
 def _scalars_first(at: At) -> tuple:
     return (at.space != (1,), at.space)
-
-
-__all__ = ["ARGUMENTS", "ProgramText", "Root"]
