@@ -18,12 +18,10 @@ class Memory:
 
     Attributes:
         table: The addresses, as programs take them.
-        whole (bool): Whether the buffers hold all that a forward pass kept; a backward pass uses some up.
     """
 
     def __init__(self, plan: Plan, length: int, batch: int, reverse: bool) -> None:
         self.plan, self.length, self.batch, self.reverse = plan, length, batch, reverse
-        self.whole = False
         self._arrays: dict[int, np.ndarray] = {}
         self._copies: dict[int, np.ndarray] = {}  # of what is given in another order
         self.table = np.zeros(len(plan.buffers.all), np.int64)
@@ -88,7 +86,3 @@ class Memory:
         """Calls the machine code of a program for all rows."""
         steps, rows = (1, self.length * self.batch) if program.flat else (self.length, self.batch)
         function(self._address, steps, rows, 0, rows, int(backwards and not program.flat))
-
-    @property
-    def bytes(self) -> int:
-        return sum(array.nbytes for array in self._arrays.values())

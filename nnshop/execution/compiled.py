@@ -64,18 +64,13 @@ def iterate(
     function.watched = [(v, v.shape) for _, given, _ in graph.outside for v in given if v.parent is None]
     explaining.take("compiled")
     made = as_list(function(*(inputs or [nn.Variable(())]), n_outputs=len(graph.outputs)))
-    reached = graph.reached(graph.inputs)
-    for output, inner in zip(made, graph.outputs):
-        if inner not in reached:
-            output.need_grad = False
+    graph.stop_gradients(made)
     remaining = iter(made)
     return tree_like(y, remaining), tree_like(after, remaining)
 
 
 BUDGET = 2**30  # bytes that the buffers of one sequence may take; a longer sequence is done in parts
 CHECK_EACH = 16  # after so many steps it is seen whether a sequence has ended
-
-
 # A function in Python costs 0.1 to 0.2 ms a call, as many calls of NNabla's functions, and one of those as much as so many
 # numbers or products in it.
 CALLS, NUMBERS, PRODUCTS = 80, 2_000, 20_000
@@ -146,15 +141,15 @@ class Compiled(Drawing):
         """Uses the programs for these gradients."""
         self.engine = self.recipe.engine(wanted)
         self.plan = self.engine.plan
-        self.memories: dict[int, Memory] = {}
-        self.part_in: dict[int, range] = {}  # what the forward pass left in each
-        self.kept: list[list[np.ndarray]] = []
+        self.forget()
 
     def min_outputs(self) -> int:
         return len(self.recipe.outputs)
 
     def forget(self) -> None:
-        self.memories, self.part_in, self.kept = {}, {}, []
+        self.memories: dict[int, Memory] = {}
+        self.part_in: dict[int, range] = {}  # what the forward pass left in each
+        self.kept: list[list[np.ndarray]] = []
 
     def output_shapes(self, *given: Shape) -> list[Shape]:
         """Sequences may have another length than when the graph was built; all else must be as it was."""

@@ -45,9 +45,7 @@ def iterate(
     if running is not None:
         loop.running = loop.states[find_running(running, state)].variable
     made = as_list(loop(*(inputs or [nn.Variable(())]), n_outputs=len(graph.outputs)))  # NNabla wants an input
-    for output, inner in zip(made, graph.outputs):
-        if inner not in reached:
-            output.need_grad = False
+    graph.stop_gradients(made)
     remaining = iter(made)
     return tree_like(y, remaining), tree_like(after, remaining)
 

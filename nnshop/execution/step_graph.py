@@ -140,6 +140,13 @@ class StepGraph:
         self._links.append(([v], [copy]))
         return copy
 
+    def stop_gradients(self, made: list[nn.Variable]) -> None:
+        """Lets no gradient go to those outputs of a loop that depend on nothing which could get one."""
+        reached = self.reached(self.inputs)
+        for output, inner in zip(made, self.outputs):
+            if inner not in reached:
+                output.need_grad = False
+
     def reached(self, start: Iterable[nn.Variable]) -> set[nn.Variable]:
         """Finds all that a gradient would flow back from to some of these."""
         found = set(start)
