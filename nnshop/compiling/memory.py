@@ -34,15 +34,14 @@ class Memory:
             "pair": 2 * batch,
             "single": 1,
         }
-        self._allocate(0)
+        self._allocate()
         self._address = self.table.ctypes.data
         before, after = [place.buffer for place in plan.before], [place.buffer for place in plan.after]
         self._turning = [*before, *after], [*after, *before]
 
-    def _allocate(self, start: int) -> None:
-        """Makes the buffers from this one on that lie in no other one, and are not outside."""
-        for i in range(start, len(self.plan.buffers.all)):
-            kind, width = self.plan.buffers.all[i]
+    def _allocate(self) -> None:
+        """Makes the buffers that lie in no other one, and are not outside."""
+        for i, (kind, width) in enumerate(self.plan.buffers.all):
             if kind == "after":  # the state before, one step later; together they are one buffer
                 whole = self._arrays[i - 1]
                 earlier, later = whole[: -self.batch], whole[self.batch :]

@@ -17,7 +17,7 @@ from ..kernels.array_function import Shape, array_of, check_shapes, gradient_of
 from ..portable import is_portable
 from . import explaining
 from .drawing import Drawing
-from .gradients import Gradients, add_product
+from .gradients import Gradients, give_product
 from .loop import check_every, find_running
 from .recipe import Recipe
 from .step_graph import StepGraph, as_list
@@ -333,4 +333,4 @@ class Compiled(Drawing):
                 self._write(array, part, memory.rows(place), adds)
         for factors in self.plan.weight_gradients:
             if gradients.asked[factors.weight.input]:
-                add_product(memory, factors, gradients.to_add_to(factors.weight.input))
+                give_product(memory, factors, gradients)

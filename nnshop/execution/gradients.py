@@ -30,12 +30,14 @@ class Gradients:
             self._written.add(array.ctypes.data)
         return self._arrays[i]
 
-    def to_add_to(self, i: int) -> np.ndarray:
+    def part(self, i: int, start: int, stop: int) -> tuple[np.ndarray, bool]:
+        """A range of the numbers of an array, and whether what it holds counts; zeros lie in the rest of the array."""
         array, adds = self.array(i)
-        if not adds:
+        if not adds and stop - start < array.size:
             array[...] = 0
-            self._arrays[i] = array, True
-        return array
+            adds = True
+        self._arrays[i] = array, True
+        return array.reshape(-1)[start:stop], adds
 
     def give(self, i: int, gradient: np.ndarray) -> None:
         if self.asked[i]:
@@ -47,16 +49,17 @@ class Gradients:
             self._arrays[i] = array, True
 
 
-def add_product(memory: Memory, factors: WeightGradient, whole: np.ndarray) -> None:
-    """Adds the sum of the outer products of all rows to the gradient of a weight."""
+def give_product(memory: Memory, factors: WeightGradient, gradients: Gradients) -> None:
+    """Gives the sum of the outer products of all rows to the gradient of a weight."""
     weight = factors.weight
-    out = whole.reshape(-1, weight.columns)[weight.row : weight.row + weight.rows]
+    start = weight.row * weight.columns
+    out, adds = gradients.part(weight.input, start, start + weight.rows * weight.columns)
     a, d = (
         _matrix(memory.rows(place), v)
         for v, place in ((factors.input, factors.input_place), (factors.gradient, factors.gradient_place))
     )
     left, right = (d, a) if weight.transposed else (a, d)
-    multiply(left.T, right, out, True)
+    multiply(left.T, right, out.reshape(weight.rows, weight.columns), adds)
 
 
 def _matrix(rows: np.ndarray, v: Any) -> np.ndarray:
