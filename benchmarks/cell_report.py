@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import groupby
-from typing import Callable
 
 from cell_works import CALL, CELL_GROWTH, CELLS_TITLE, COMPILING, MEMORY, WAYS
 from cells import CELLS

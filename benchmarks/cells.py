@@ -5,8 +5,9 @@ Each rival's file has the steps themselves, under the same names, and names the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 

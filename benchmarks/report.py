@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
-from typing import Callable
 
 import cell_report
 from tables import by_size, milliseconds, seconds, table

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Callable
 from itertools import cycle
-from typing import Callable
 
 import torch
 from torch import nn

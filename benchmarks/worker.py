@@ -10,8 +10,9 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Callable
 from time import perf_counter, process_time
-from typing import Any, Callable
+from typing import Any
 
 
 def measure(phases: dict[str, Callable], warmup: int, repeats: int, patience: float) -> tuple[dict[str, list[float]], float]:

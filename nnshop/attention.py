@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Callable, NamedTuple
+from typing import Any, NamedTuple
 
 import nnabla as nn
 import nnabla.functions as F
@@ -13,8 +14,8 @@ from .building import building
 from .checks import check_given_sizes, check_variable
 from .combinators import Wrapper, readout
 from .core import AbstractCell, StateSpec, Tree, batch_size_of, shapes
-from .execution.running import check_cell, over
 from .functions import faster, length_mask, reshape, where, without_padding
+from .running.sequences import check_cell, over
 from .scores import Score, find_score, weight
 
 

@@ -6,16 +6,15 @@ Each is a value of settings that prints and compares; the options are those of i
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, Callable
+from typing import Any
 
 import nnabla as nn
 import nnabla.functions as F
 
 from .checks import check_name, check_sizes
 from .core import AbstractCell, StateSpec, Tree, tree_leaves, tree_like
-from .execution.fused import fused, why_not_cudnn
-from .execution.running import over
 from .functions import activation as find_activation
 from .functions import faster, without_padding
 from .parametric_functions import (
@@ -31,6 +30,8 @@ from .parametric_functions import (
     simple_rnn_recurrence,
     with_forget_bias,
 )
+from .running.fused import fused, why_not_cudnn
+from .running.sequences import over
 
 State = Any
 

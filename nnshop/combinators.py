@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Callable
+from typing import Any
 
 import nnabla as nn
 import nnabla.functions as F
@@ -12,11 +13,11 @@ import nnabla.parametric_functions as PF
 
 from .checks import check_name
 from .core import AbstractCell, StateSpec, Tree, check_cell, shapes, tree_leaves, tree_map
-from .execution.running import over
 from .functions import activation as find_activation
 from .functions import faster, reshape, stop_gradient, where, without_padding
 from .owners import check_owners
 from .parametric_functions import checking, embed
+from .running.sequences import over
 
 
 class Wrapper(AbstractCell):

@@ -6,9 +6,9 @@ Everything else in nnshop is a cell, a function from cell to cell, or a way to r
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, Callable
+from typing import Any
 
 import nnabla as nn
 import numpy as np

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -201,7 +202,7 @@ def _read_blocks(path: Path) -> list[list[str]]:
     if len(lines) < 20:
         raise DataError(f"{path}: has {len(lines)} lines with text; at least 20 are needed to make train, valid and test.")
     bounds = np.linspace(0, len(lines), min(100, len(lines)) + 1).astype(int)
-    return [[token for line in lines[a:b] for token in line] for a, b in zip(bounds, bounds[1:])]
+    return [[token for line in lines[a:b] for token in line] for a, b in itertools.pairwise(bounds)]
 
 
 class Streams:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial, update_wrapper
-from typing import Any, Callable
+from typing import Any
 
 import nnabla as nn
 import nnabla.functions as F
@@ -13,12 +14,12 @@ from .building import building
 from .cells import GRUCell, LSTMCell, SimpleRNNCell
 from .checks import check_flag, check_variable
 from .core import AbstractCell, Tree, batch_size_of, check_state, output_shape, shapes, tree_leaves, tree_map
-from .execution import iterate, run
-from .execution.running import check_cell
-from .execution.ways import sequence_length
 from .functions import faster, reshape, swap_time
 from .owners import check_owners
 from .parametric_functions import checking
+from .running import iterate, run
+from .running.sequences import check_cell
+from .running.ways import sequence_length
 from .sharing import sharing_is_meant
 
 

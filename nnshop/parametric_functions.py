@@ -6,8 +6,9 @@ one bias. Weights are drawn by Glorot's uniform rule for one gate (fan-in D or H
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any
 
 import nnabla as nn
 import nnabla.functions as F

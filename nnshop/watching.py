@@ -8,9 +8,9 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Callable
+from typing import Any
 
 ASK, HERE = 1, 2  # tags of messages
 HALF = 10  # ticks of a wait after which the others are asked; after as many more they must have answered

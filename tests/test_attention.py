@@ -40,9 +40,9 @@ from nnshop import (
     tree_leaves,
     tree_map,
 )
-from nnshop.execution import WAYS
 from nnshop.functions import length_mask
 from nnshop.recurrentshop.config import decode, encode
+from nnshop.running import WAYS
 from nnshop.scores import SCORES, Location, Score
 
 B, T, D = 3, 5, 2  # the target: rows, steps, width

@@ -14,9 +14,9 @@ from measuring import assert_same, constant, measure, randomize, variable
 
 from nnshop import Cell, GRUCell, LSTMCell, StateSpec, explain, iterate, lift, run, stack
 from nnshop.compiling.engine import text_of
-from nnshop.execution import compiled
-from nnshop.execution.recipe import Recipe
-from nnshop.execution.tracing import trace
+from nnshop.running import compiled
+from nnshop.running.recipe import Recipe
+from nnshop.running.tracing import trace
 
 B, T, D = 3, 7, 4
 

@@ -34,12 +34,12 @@ from nnshop import (
     stack,
     tree_leaves,
 )
-from nnshop.execution import fused
-from nnshop.execution.drawing import DrawBits
-from nnshop.execution.loop import Loop
-from nnshop.execution.moving import Mover
-from nnshop.execution.tracing import noting_python_functions
 from nnshop.functions import faster, functions_of
+from nnshop.running import fused
+from nnshop.running.drawing import DrawBits
+from nnshop.running.loop import Loop
+from nnshop.running.moving import Mover
+from nnshop.running.tracing import noting_python_functions
 
 CUDNN = nn.Context(["cudnn:float", "cuda:float", "cpu:float"], "CpuCachedArray", device_id="0")
 CUDA = nn.Context(["cuda:float", "cpu:float"], "CpuCachedArray", device_id="0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import signal
@@ -241,7 +242,7 @@ def test_buckets_keep_the_order_and_the_limit(sizes: list[int], limit: int) -> N
     groups = list(buckets(variables, limit))
     assert [v for group in groups for v in group] == variables
     assert all(len(group) == 1 or sum(v.size for v in group) <= limit for group in groups)
-    assert all(sum(v.size for v in a) + b[0].size > limit for a, b in zip(groups, groups[1:]))  # no more than needed
+    assert all(sum(v.size for v in a) + b[0].size > limit for a, b in itertools.pairwise(groups))  # no more than needed
 
 
 def test_a_launcher_without_mpi4py(monkeypatch: pytest.MonkeyPatch) -> None:

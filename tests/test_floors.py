@@ -29,7 +29,7 @@ FLOORS = [
         "version",
         "weights",
     },
-    {"core", "owners", "parametric_functions", "scores", "execution"},
+    {"core", "owners", "parametric_functions", "scores", "running"},
     {"cells", "combinators", "attention"},
     {"layers", "scanning"},
     {"recurrentshop", "seq2seq", "decoding"},
@@ -47,7 +47,7 @@ BESIDE = {
 
 
 def dotted(path: Path) -> str:
-    """`nnshop.execution.ways` for a file; the package's name for its `__init__.py`."""
+    """`nnshop.running.ways` for a file; the package's name for its `__init__.py`."""
     parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
@@ -111,6 +111,6 @@ def test_every_module_says_what_it_is(module: str) -> None:
 
 def test_the_reader_of_imports_sees_all_forms() -> None:
     """Else the tests above could not fail."""
-    assert imports("nnshop.execution.ways") >= {"nnshop.core", "nnshop.execution.unrolled"}
+    assert imports("nnshop.running.ways") >= {"nnshop.core", "nnshop.running.unrolled"}
     assert "nnshop.functions" in imports("nnshop.cells")
     assert "nnshop.core" in imports("nnshop")

@@ -21,12 +21,12 @@ from nnabla.ext_utils import get_extension_context
 pytest.importorskip("llvmlite")
 
 from nnshop import GRUCell, LSTMCell, SimpleRNNCell, bidirectional, lift, readout, residual, run, stack, tree_leaves, tree_map
-from nnshop.execution import fused
-from nnshop.execution.compiled import CALLS
 from nnshop.functions import linear_cross_entropy, sequence_loss
 from nnshop.ids import is_check
 from nnshop.kernels.array_function import ArrayFunction, array_of, give_gradient, gradient_of
 from nnshop.portable import portable
+from nnshop.running import fused
+from nnshop.running.compiled import CALLS
 
 FUSED = {
     *("simple_rnn", "simple_rnn-relu", "simple_rnn-no_bias", "simple_rnn-one_unit", "simple_rnn-name"),

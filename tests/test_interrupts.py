@@ -14,7 +14,7 @@ from measuring import assert_same, constant, variable
 
 from nnshop import iterate
 
-FILES = ("execution/loop.py", "execution/moving.py")
+FILES = ("running/loop.py", "running/moving.py")
 
 
 def nested(x: nn.Variable, h: nn.Variable) -> tuple[nn.Variable, nn.Variable]:

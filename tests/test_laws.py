@@ -32,7 +32,7 @@ from measuring import (
 import nnshop
 from nnshop import GRUCell, LSTMCell, lift, output_shape, readout, residual, run, stack, tree_leaves, tree_map
 from nnshop.combinators import Readout, Residual, Stack, Sync
-from nnshop.execution import WAYS
+from nnshop.running import WAYS
 
 LENGTHS = [5, 2, 0, 1]
 HOLES = np.array([[1, 1, 0, 1, 1], [0, 1, 0, 0, 1], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0]])

@@ -14,10 +14,10 @@ import pytest
 from measuring import Measured, assert_same, constant, factors, measure, randomize, variable, weights
 
 from nnshop import Cell, LSTMCell, StateSpec, iterate, run, tree_leaves
-from nnshop.execution import ways
-from nnshop.execution.loop import Loop
 from nnshop.kernels.array_function import ArrayFunction
 from nnshop.portable import portable
+from nnshop.running import ways
+from nnshop.running.loop import Loop
 
 T, B, D = 5, 2, 3
 rng = np.random.RandomState(0)

@@ -34,11 +34,11 @@ from nnshop import (
     stack,
     tree_leaves,
 )
-from nnshop.execution.running import over
 from nnshop.export import save_nnp
 from nnshop.functions import length_mask, where
 from nnshop.kernels.array_function import ArrayFunction, array_of
 from nnshop.portable import is_portable, portable
+from nnshop.running.sequences import over
 
 B, T, D, H = 4, 7, 3, 5
 MASK = np.array([[1] * 7, [1, 1, 0, 0, 0, 0, 0], [1, 0, 1, 1, 0, 0, 1], [0] * 7])

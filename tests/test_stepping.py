@@ -18,9 +18,9 @@ from cells_table import Row, each_row
 from measuring import constant, prepare, randomize, start, variable
 
 from nnshop import Cell, GRUCell, LSTMCell, StateSpec, Stepper, attend, lift, portable, run, stack, tree_leaves, tree_map
-from nnshop.execution import explaining
 from nnshop.kernels import why_not_compiled
 from nnshop.kernels.array_function import ArrayFunction, array_of
+from nnshop.running import explaining
 
 Tree = Any
 needs_compiler = pytest.mark.skipif(bool(why_not_compiled()), reason=why_not_compiled())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 
 from .nodes import View
@@ -78,7 +79,7 @@ def _fit(stored: set[Region], width: int, left: list[Region], regions: set[Regio
 
 def _disjoint(regions: set[Region]) -> bool:
     ordered = sorted(regions)
-    return all(start + size <= other for (start, size), (other, _) in zip(ordered, ordered[1:]))
+    return all(start + size <= other for (start, size), (other, _) in itertools.pairwise(ordered))
 
 
 def readers(schedule: Schedule) -> dict[int, dict[At | str, set[Region]]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import Any
 
 import nnabla as nn
 import nnabla.functions as F
@@ -12,8 +13,8 @@ import numpy as np
 from ..combinators import Readout
 from ..context import in_float32
 from ..core import AbstractCell, StateSpec, Tree
-from ..execution.running import check_cell
 from ..functions import reshape, stop_gradient
+from ..running.sequences import check_cell
 from .writing import check_temperature
 
 CHOICES = ("greedy", "sample")

@@ -11,9 +11,9 @@ import numpy as np
 from ..building import building
 from ..checks import check_count, check_variable
 from ..core import AbstractCell, Tree, check_cell, check_state, is_whole, shapes, tree_leaves, tree_map
-from ..execution.stepping import Stepper
 from ..functions import reshape
 from ..parameters import no_new_parameters
+from ..running.stepping import Stepper
 
 LONGEST = 1000  # steps, where only an end token is given: a cell that is not trained may never say it
 

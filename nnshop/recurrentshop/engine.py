@@ -16,10 +16,10 @@ from ..building import building
 from ..checks import check_variable
 from ..combinators import MERGES, Readout, Stack, Sync, Wrapper, lift, readout, teacher_forced
 from ..core import AbstractCell, Cell, StateSpec, Tree, check_variables, output_shape, shapes, tree_leaves, tree_like, tree_map
-from ..execution import run
 from ..functions import activation as find_activation
 from ..layers import last_output
 from ..parameters import current_path, join
+from ..running import run
 from ..training import CarriedState
 from ..values import expect, together
 from .config import TABLE, Described, decode, encode

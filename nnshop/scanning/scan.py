@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Several
 from dataclasses import replace
-from typing import Any, Callable
+from typing import Any
 
 import nnabla as nn
 import nnabla.functions as F
@@ -13,12 +14,12 @@ from nnabla.parameter import get_parameter_or_create
 
 from ..building import building
 from ..core import Tree, is_whole, tree_map
-from ..execution import iterate
-from ..execution.replacing import Made, made_by
-from ..execution.step_graph import draws
-from ..execution.ways import check_checkpoints, check_way
 from ..functions import swap_time
 from ..parameters import scratch
+from ..running import iterate
+from ..running.replacing import Made, made_by
+from ..running.step_graph import draws
+from ..running.ways import check_checkpoints, check_way
 from .arguments import Output, Sequence, as_variable, items, number_of_steps
 from .ending import Ending, ending, hold, last_steps, start_of
 from .returned import Returned

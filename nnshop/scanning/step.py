@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Callable, NamedTuple
+from typing import NamedTuple
 
 import nnabla as nn
 import numpy as np
 
 from ..core import Tree, tree_leaves, tree_map
-from ..execution.replacing import computed_of
 from ..functions import stop_gradient, where
+from ..running.replacing import computed_of
 from .arguments import Output
 from .returned import Returned
 

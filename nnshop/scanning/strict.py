@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable
-from typing import Callable
+from collections.abc import Callable, Iterable
 
 import nnabla as nn
 
-from ..execution.replacing import Made
 from ..parameters import all_parameters
+from ..running.replacing import Made
 
 
 def check_closures(fn: Callable, made: Made, given: Iterable[nn.Variable]) -> None:

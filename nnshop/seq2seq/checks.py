@@ -11,9 +11,9 @@ import numpy as np
 from ..checks import check_given_sizes, check_sizes, check_variable
 from ..core import is_whole
 from ..data import pad
-from ..execution.running import check_cell
 from ..owners import check_owners
 from ..parameters import MOST_SCOPES
+from ..running.sequences import check_cell
 from ..scores import find_score
 
 

@@ -24,12 +24,12 @@ from ..combinators import Wrapper, lift, stack, teacher_forced
 from ..context import in_float32
 from ..core import AbstractCell, StateSpec, Tree, tree_leaves, tree_like, tree_map
 from ..decoding import Decoded, decode
-from ..execution import run
 from ..functions import length_mask, linear_cross_entropy, reshape, sequence_loss, shift
 from ..ids import checked_ids
 from ..layers import bidirectional
 from ..parameters import check_weights, join, no_new_parameters, put_parameters
 from ..recurrentshop import config
+from ..running import run
 from ..scores import SCORES, Score
 from .checks import check_batch, check_settings, source_ids
 

@@ -13,10 +13,10 @@ from ..building import building
 from ..checks import check_sizes
 from ..combinators import lift
 from ..core import AbstractCell, check_variables
-from ..execution import run
 from ..recurrentshop.cells import LSTMCell
 from ..recurrentshop.config import TABLE
 from ..recurrentshop.engine import Layer, RecurrentSequential
+from ..running import run
 from .cells import AttentionDecoderCell, LSTMDecoderCell
 
 

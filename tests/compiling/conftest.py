@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nnshop.compiling import memory
-from nnshop.execution import compiled
+from nnshop.running import compiled
 
 GUARD = 64  # numbers, at least as many as four vectors hold
 MARK = np.frombuffer(b"\xad\xde\xc0\x7f" * GUARD, np.float32)  # not a number, so that what is read of it shows in results

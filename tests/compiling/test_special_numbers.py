@@ -9,8 +9,8 @@ import nnabla.functions as F
 import numpy as np
 import pytest
 
-from nnshop.execution import iterate
 from nnshop.functions import stop_gradient
+from nnshop.running import iterate
 
 NUMBERS = np.array([np.nan, np.inf, -np.inf, 0.0, -0.0, 1.0, -1.0, 200.0, -200.0, 6.0])
 PAIRS = np.stack([a.ravel() for a in np.meshgrid(NUMBERS, NUMBERS)]).astype(np.float32)

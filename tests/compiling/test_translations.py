@@ -13,10 +13,10 @@ from measuring import Measured, assert_same, measure
 from nnabla.parameter import get_parameter_or_create
 
 from nnshop.compiling.translate import TRANSLATIONS
-from nnshop.execution import iterate
-from nnshop.execution.compiled import Recipe
-from nnshop.execution.tracing import trace
 from nnshop.functions import functions_of
+from nnshop.running import iterate
+from nnshop.running.compiled import Recipe
+from nnshop.running.tracing import trace
 
 
 def arrays(case: Case) -> tuple[Any, Any]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from measuring import assert_same, constant, factors
 
-from nnshop.execution.running import _hold
+from nnshop.running.sequences import _hold
 
 HOLES = np.array([[1, 1, 0, 1, 1], [0, 1, 0, 0, 1], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [1, 0, 0, 0, 0]], float)
 both_directions = pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])

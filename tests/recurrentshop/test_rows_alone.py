@@ -20,7 +20,7 @@ from measuring import constant, randomize
 
 import nnshop.recurrentshop as rs
 from nnshop import Cell, StateSpec
-from nnshop.execution import ways
+from nnshop.running import ways
 
 T, D = 4, 2
 # Whole, padded on the left, on the right, with holes, and empty; in the second batch each row has another kind.

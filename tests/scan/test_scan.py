@@ -13,7 +13,7 @@ from measuring import factors
 
 from nnshop import foldl, foldr, reduce, scan
 from nnshop import map as scan_map
-from nnshop.execution.ways import LOOP_FROM
+from nnshop.running.ways import LOOP_FROM
 
 rng = np.random.RandomState(0)
 

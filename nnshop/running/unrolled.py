@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable
+from collections.abc import Callable
 
 import nnabla as nn
 import nnabla.functions as F
@@ -16,7 +16,7 @@ from . import explaining
 def iterate(
     step: Callable, xs: Tree, state: Tree, length: int, reverse: bool, running: Callable | None = None
 ) -> tuple[Tree, Tree]:
-    """Splits, loops and stacks; see `nnshop.execution.iterate`."""
+    """Splits, loops and stacks; see `nnshop.running.iterate`."""
     explaining.take("unrolled")
     columns = tree_map(unstack, xs)  # lists of T Variables are leaves
     before, ys = shapes(state), []

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Callable
+from collections.abc import Callable, Sequence
 
 import nnabla as nn
 import nnabla.functions as F
@@ -28,7 +27,7 @@ def iterate(
     running: Callable | None = None,
     checkpoint_every: int | None = None,
 ) -> tuple[Tree, Tree]:
-    """Traces the step, and applies the loop; see `nnshop.execution.iterate`."""
+    """Traces the step, and applies the loop; see `nnshop.running.iterate`."""
     if is_portable():
         raise ValueError("portable() allows NNabla's own functions only, and way='loop' is none; use way='unrolled'.")
     every = check_every(checkpoint_every)

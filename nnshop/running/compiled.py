@@ -36,7 +36,7 @@ def iterate(
     batch_major: bool = False,
     must_pay: bool = False,
 ) -> tuple[Tree, Tree]:
-    """Compiles the step; see `nnshop.execution.iterate`.
+    """Compiles the step; see `nnshop.running.iterate`.
 
     Args:
         batch_major: Sequences are `(B, T, ...)`.

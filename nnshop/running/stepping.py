@@ -18,7 +18,7 @@ from ..kernels import why_not_compiled
 from ..kernels.array_function import array_of
 from ..parameters import no_new_parameters
 from . import explaining
-from .running import run
+from .sequences import run
 from .step_graph import NotRepeatable, StepGraph
 from .stepped_functions import Functions
 from .tracing import trace

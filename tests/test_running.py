@@ -14,7 +14,7 @@ from cells_table import echo
 from measuring import assert_same, constant, measure, randomize, weights
 
 from nnshop import Cell, GRUCell, LSTMCell, SimpleRNNCell, StateSpec, iterate, lift, run, stack
-from nnshop.execution import WAYS
+from nnshop.running import WAYS
 
 each_way = pytest.mark.parametrize("way", ["auto", *WAYS])
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .running import explain, run
+from .sequences import explain, run
 from .ways import WAYS, iterate
 
 __all__ = ["WAYS", "explain", "iterate", "run"]
