@@ -175,7 +175,7 @@ class Compiled(Drawing):
         for i, ids in self.checks:
             ids.check(inputs[i].data.data)
         if not self.replaying:
-            self.drawn = Drawn(self.draws)
+            self.drawn = Drawn(self.draws, self.drawn if self.nested else None)
         self._pack(inputs, self.plan.forward_weights)
         ys = [output.data.cast(np.float32) for output in outputs[: recipe.n_y]]
         states = [array_of(v) for v in inputs[recipe.n_x : recipe.n_x + recipe.n_states]]

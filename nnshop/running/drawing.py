@@ -20,6 +20,7 @@ class Drawing(ArrayFunction):
     Attributes:
         drawn: What its last forward drew.
         replaying (bool): Whether its forward is to give `drawn` again.
+        nested (bool): Whether a loop runs it at each step. A loop sets `drawn` to None before its first step.
         random (bool): Whether it draws indeed.
         written: Which inputs its forward writes to.
     """
@@ -30,7 +31,15 @@ class Drawing(ArrayFunction):
     def __init__(self) -> None:
         super().__init__()
         self.drawn: Any = None
-        self.replaying = False
+        self.replaying = self.nested = False
+
+    def __call__(self, *inputs: nn.Variable, **options: Any) -> Any:
+        """Applies it. NNabla does not clear its outputs: under `nn.recompute` it would compute others in their place."""
+        made = super().__call__(*inputs, **options)
+        if self.random or self.written:
+            for v in made if isinstance(made, tuple) else [made]:
+                v.recompute, v.persistent = False, True
+        return made
 
 
 class Draw(Drawing):

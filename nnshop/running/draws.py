@@ -64,10 +64,16 @@ class Draws:
 
 
 class Drawn:
-    """The random numbers of one pass over a sequence, given as often as they are asked for. Masks are kept as bits."""
+    """The random numbers of one pass over a sequence, given as often as they are asked for. Masks are kept as bits.
 
-    def __init__(self, draws: Draws) -> None:
-        self._draws, self._seeded = draws, draws.draw_seeded()
+    Args:
+        draws: What draws.
+        before: Another pass, which has drawn what has a seed.
+    """
+
+    def __init__(self, draws: Draws, before: Drawn | None = None) -> None:
+        self._draws = draws
+        self._seeded: dict[Draw, np.ndarray] = draws.draw_seeded() if before is None else before._seeded
         self._parts: dict[range, dict[Draw, Any]] = {}
 
     def of(self, part: range) -> list[np.ndarray]:
