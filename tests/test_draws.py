@@ -15,6 +15,8 @@ from measuring import assert_same, constant, measure, randomize, variable, weigh
 
 from nnshop import Cell, StateSpec, Stepper, iterate, portable, run
 from nnshop.running import draws
+from nnshop.running.recipe import Recipe
+from nnshop.running.tracing import trace
 
 B, T, D = 3, 7, 5
 rng = np.random.RandomState(0)
@@ -150,6 +152,15 @@ def test_a_sequence_may_change_its_length() -> None:
             out.forward()
             found.append((out.d.copy(), following()))
         assert_same(found[1], found[0])
+
+
+def test_any_number_of_lengths_takes_few_sources() -> None:
+    """Each holds as many numbers as it draws."""
+    graph = trace(STEPS["neighbours"], nn.Variable((B, D)), nn.Variable((B, D)), hoist=True)[0]
+    drawing = draws.Draws(Recipe(graph, 1, 1).draws)
+    for length in range(1, 100):
+        drawing.draw(length)
+    assert len(drawing._sources) == 7
 
 
 @pytest.mark.parametrize("way", ["loop", "compiled"])

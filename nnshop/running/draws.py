@@ -39,10 +39,13 @@ class Draws:
     def draw(self, steps: int) -> dict[Draw, np.ndarray]:
         """Draws for so many steps, `(steps, ...)`; what has a seed does not."""
         made = {draw: np.empty((steps, *draw.source.shape), np.float32) for run in self._runs for draw in run}
-        for start in range(0, steps, self._steps) if made else ():
+        start = 0
+        while made and start < steps:
+            count = 1 << min(self._steps, steps - start).bit_length() - 1  # powers of 2: few sources, whatever the lengths are
             for run in self._runs:
-                for draw, numbers in self._draw(run, min(self._steps, steps - start)):
-                    made[draw][self._order][start : start + len(numbers)] = numbers
+                for draw, numbers in self._draw(run, count):
+                    made[draw][self._order][start : start + count] = numbers
+            start += count
         return made
 
     def draw_seeded(self) -> dict[Draw, np.ndarray]:
