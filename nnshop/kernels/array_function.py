@@ -2,48 +2,22 @@
 
 from __future__ import annotations
 
-import sys
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 import nnabla as nn
-import nnabla_ext
-import nnabla_ext.cpu
 import numpy as np
 from nnabla.function import PythonFunction
 
+from . import inside
 from .refusing import own_name, refuse_gradient_graphs
 
 Shape = tuple[int, ...]
 Variables = Sequence[nn.Variable]
 
 
-class _Inside(ModuleType):
-    """Stands for a module that NNabla looks for inside itself first, as Python 2 did, and has what the real one has.
-
-    It has no `__path__`, so it is no package: NNabla finds the real submodules outside.
-    """
-
-    def __init__(self, real: ModuleType) -> None:
-        super().__init__(f"nnabla.{real.__name__}")
-        self._real = real
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self._real, name)
-
-
-def _spare_nnabla_the_search() -> None:
-    """Makes access to arrays several times faster: at each, NNabla searches the disk for `nnabla` and `nnabla_ext.cpu`."""
-    for real in (nn, nnabla_ext):
-        sys.modules.setdefault(f"nnabla.{real.__name__}", _Inside(real))
-    sys.modules.setdefault("nnabla.nnabla_ext.cpu", nnabla_ext.cpu)
-
-
-_spare_nnabla_the_search()
+inside.install()
 
 
 class ArrayFunction(PythonFunction):
@@ -57,7 +31,12 @@ class ArrayFunction(PythonFunction):
         super().__init_subclass__(**options)
         refuse_gradient_graphs(own_name(cls))
 
+    ctx: nn.Context = None  # in place of NNabla's property, as it is asked for at each question
     _checked: list[Shape] | None = None  # the shapes that the last set-up has found good
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ctx = nn.get_current_context()
 
     @property
     def name(self) -> str:
