@@ -14,7 +14,7 @@ from measuring import assert_same, constant, measure, randomize, variable
 
 from nnshop import Cell, GRUCell, LSTMCell, StateSpec, explain, iterate, lift, run, stack
 from nnshop.compiling.engine import text_of
-from nnshop.running import compiled
+from nnshop.running import compiled, parts
 from nnshop.running.recipe import Recipe
 from nnshop.running.tracing import trace
 
@@ -135,13 +135,13 @@ def test_another_width_or_batch_is_refused(shape: tuple) -> None:
 
 def test_a_long_sequence_is_done_in_parts_whose_buffers_are_freed(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = gradients(*built("unrolled"))
-    monkeypatch.setattr(compiled, "BUDGET", 2000)
+    monkeypatch.setattr(parts, "BUDGET", 2000)
     made: list[compiled.Compiled] = []
     monkeypatch.setattr(compiled, "Compiled", lambda *args: made.append(compiled_class(*args)) or made[-1])
     assert_same(tuple(gradients(*built("compiled"))), tuple(expected))
     (function,) = made
-    assert len(function.parts) > 1
-    assert not function.memories
+    assert len(function.parts.all) > 1
+    assert not function.spaces
 
 
 compiled_class = compiled.Compiled

@@ -15,6 +15,7 @@ from .refusing import own_name, refuse_gradient_graphs
 
 Shape = tuple[int, ...]
 Variables = Sequence[nn.Variable]
+_FLOAT = np.dtype(np.float32)
 
 
 inside.install()
@@ -128,16 +129,12 @@ def check_shapes(who: str, wanted: Mapping[str, Shape], given: Sequence[Shape], 
 
 def array_of(x: nn.Variable) -> np.ndarray:
     """A Variable's data as a float32 array, to be read only; of other data it is a copy."""
-    return _float32(x.data)
+    return x.data.get_data("r", _FLOAT)
 
 
 def gradient_of(x: nn.Variable) -> np.ndarray:
     """The gradient that has arrived at a Variable, as a float32 array, to be read."""
-    return _float32(x.grad)
-
-
-def _float32(values: nn.NdArray) -> np.ndarray:
-    return values.get_data("r", np.float32)
+    return x.grad.get_data("r", _FLOAT)
 
 
 def rows_of(x: np.ndarray, width: int | None = None) -> np.ndarray:
@@ -147,8 +144,12 @@ def rows_of(x: np.ndarray, width: int | None = None) -> np.ndarray:
 
 def gradient_to_write(x: nn.Variable, accumulate: bool) -> np.ndarray:
     """The array of a Variable's gradient: to add to it, or else to overwrite what it holds, which may be anything."""
-    array = x.grad.data if accumulate else None
-    return array if array is not None and array.dtype == np.float32 else x.grad.cast(np.float32)
+    return x.grad.get_data("rw" if accumulate else "w", _FLOAT)
+
+
+def array_to_write(x: nn.Variable) -> np.ndarray:
+    """The array of a Variable's data, to overwrite what it holds, which may be anything."""
+    return x.data.get_data("w", _FLOAT)
 
 
 def give_gradient(x: nn.Variable, gradient: Any, accumulate: bool) -> None:

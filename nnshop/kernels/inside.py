@@ -7,6 +7,7 @@ inside the package `nnabla` first. There they find what stands here.
 from __future__ import annotations
 
 import sys
+from functools import cache
 from types import ModuleType, TracebackType
 from typing import Any
 
@@ -52,6 +53,19 @@ def _context_scope(context: nn.Context) -> _Scope | _SameScope:
     return _SAME if context is nnabla.context.current_ctx else _Scope(context)
 
 
+_new_context = nnabla_ext.cpu.context
+
+
+def _cpu_context() -> nn.Context:
+    """What `nnabla_ext.cpu.context` gives, made once."""
+    return _cpu_context_of(nnabla_ext.cpu.array_classes()[0])
+
+
+@cache
+def _cpu_context_of(array_class: str) -> nn.Context:
+    return _new_context()
+
+
 def _stand_in(real: ModuleType, **own: Any) -> Any:
     """Has what a module has, and something of its own.
 
@@ -70,4 +84,6 @@ def install() -> None:
     """Puts the stand-ins where NNabla looks first."""
     sys.modules.setdefault("nnabla.nnabla", _stand_in(nn, context_scope=staticmethod(_context_scope)))
     sys.modules.setdefault("nnabla.nnabla_ext", _stand_in(nnabla_ext))
-    sys.modules.setdefault("nnabla.nnabla_ext.cpu", _stand_in(nnabla_ext.cpu))
+    cpu = nnabla_ext.cpu
+    context = property(lambda _: _cpu_context if cpu.context is _new_context else cpu.context)
+    sys.modules.setdefault("nnabla.nnabla_ext.cpu", _stand_in(cpu, context=context))
