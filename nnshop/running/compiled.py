@@ -9,10 +9,9 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
-from ..compiling.nodes import Unsupported, Weight
+from ..compiling.nodes import Weight
 from ..compiling.products import pack
 from ..core import Tree, shapes, tree_leaves, tree_like, tree_map
-from ..functions import functions_of
 from ..kernels.array_function import Shape, array_of, array_to_write, check_shapes, gradient_of
 from ..portable import is_portable
 from . import explaining
@@ -20,8 +19,9 @@ from .drawing import Drawing
 from .gradients import Gradients, give_product
 from .loop import check_every, find_running
 from .parts import Parts
+from .price import check_that_it_pays
 from .recipe import Recipe
-from .step_graph import StepGraph, as_list
+from .step_graph import as_list
 from .tracing import trace
 from .unrolled import check_state_kept
 from .workspace import Workspace
@@ -56,7 +56,7 @@ def iterate(
         return y, after
     inputs = [*tree_leaves((xs, state)), *graph.closures]
     if must_pay:
-        _check_that_it_pays(graph, length)
+        check_that_it_pays(graph, length)
     recipe = Recipe(graph, len(tree_leaves(xs)), len(tree_leaves(y)))
     wanted = frozenset(i for i, v in enumerate(inputs) if v.need_grad)
     every = None if checkpoint_every is None else check_every(checkpoint_every)
@@ -69,21 +69,6 @@ def iterate(
     graph.stop_gradients(made)
     remaining = iter(made)
     return tree_like(y, remaining), tree_like(after, remaining)
-
-
-# A function in Python costs 0.1 to 0.2 ms a call, as many calls of NNabla's functions, and one of those as much as so many
-# numbers or products in it.
-CALLS, NUMBERS, PRODUCTS = 80, 2_000, 20_000
-
-
-def _check_that_it_pays(graph: StepGraph, length: int) -> None:
-    calls = 0.0
-    for function in functions_of(graph.outputs):
-        made = sum(v.size for v in function.outputs)
-        products = made * function.inputs[1].shape[0] if function.info.type_name == "Affine" else 0
-        calls += 1 + made / NUMBERS + products / PRODUCTS
-    if length * calls < CALLS:
-        raise Unsupported(f"{length} steps of this size are too few to pay for the call")
 
 
 def pack_weight(weight: Weight, array: np.ndarray, packed: np.ndarray | None) -> np.ndarray:
@@ -179,7 +164,7 @@ class Compiled(Drawing):
             ids.check(inputs[i].data.data)
         if not self.replaying:
             self.drawn = {}
-        self._pack(inputs, self.plan.forward_weights)
+        self._pack(inputs)
         ys = [array_to_write(v) for v in outputs[: recipe.n_y]]
         states = self._read_states(inputs)
         self.kept, self.part_in = [], {}
@@ -251,9 +236,13 @@ class Compiled(Drawing):
             elif kind != "array":
                 space.bind(place.buffer, array_of(inputs[i]))
 
-    def _pack(self, inputs: Sequence[nn.Variable], weights: Sequence) -> None:
-        for weight, _ in weights:
-            self.packed[weight] = pack_weight(weight, array_of(inputs[weight.input]), self.packed.get(weight))
+    def _pack(self, inputs: Sequence[nn.Variable]) -> None:
+        """Packs weights for both passes: it takes longer to ask NNabla for a small array than to pack it."""
+        arrays: dict[int, np.ndarray] = {}
+        for weight, _ in (*self.plan.forward_weights, *self.plan.backward_weights):
+            if weight.input not in arrays:
+                arrays[weight.input] = array_of(inputs[weight.input])
+            self.packed[weight] = pack_weight(weight, arrays[weight.input], self.packed.get(weight))
 
     # Backward
 
@@ -265,10 +254,9 @@ class Compiled(Drawing):
             kept = self.kept
             self._use(wanted)
             self.kept = kept
-            self._pack(inputs, self.plan.forward_weights)
+            self._pack(inputs)
         if not wanted:
             return
-        self._pack(inputs, self.plan.backward_weights)
         gradients = Gradients(inputs, propagate_down, accum)
         n_x, n_y = self.recipe.n_x, self.recipe.n_y
         packed = [gradient_of(v).reshape(self.parts.batch, -1) for v in outputs[n_y:]]
