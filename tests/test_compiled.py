@@ -199,8 +199,8 @@ def test_stacked_layers_have_loops_of_their_own() -> None:
 
 
 @pytest.mark.parametrize("read", [(0,), (1,), (2,), (0, 1, 2), ()])
-def test_states_of_any_shapes_are_columns_of_one_output(read: tuple[int, ...]) -> None:
-    """Also where only some of them are read, and have a gradient."""
+def test_states_of_any_shapes(read: tuple[int, ...]) -> None:
+    """Where only some of them are read, and have a gradient."""
 
     def step(x: Any, state: Any) -> tuple:
         a, b, c = state
@@ -223,7 +223,6 @@ def test_states_of_any_shapes_are_columns_of_one_output(read: tuple[int, ...]) -
         loss.backward(clear_buffer=True)
         found.append((*(leaf.g.copy() for leaf in (x, *state)), *(after[i].d.copy() for i in read)))
         assert [v.shape for v in after] == [(B,), (B, 2, D), (B, D)]
-    assert len(ys.parent.outputs) == 2
     assert_same(found[1], found[0])
 
 

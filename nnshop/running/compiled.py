@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import accumulate
 
 import nnabla as nn
-import nnabla.functions as F
 import numpy as np
 
 from ..compiling.nodes import Weight
@@ -65,7 +63,7 @@ def iterate(
     function.outside = graph.outside if nn.get_auto_forward() else []
     function.watched = [(v, v.shape) for _, given, _ in graph.outside for v in given if v.parent is None]
     explaining.take("compiled")
-    made = function.unpack(as_list(function(*(inputs or [nn.Variable(())]), n_outputs=function.min_outputs())))
+    made = as_list(function(*(inputs or [nn.Variable(())]), n_outputs=len(graph.outputs)))
     graph.stop_gradients(made)
     remaining = iter(made)
     return tree_like(y, remaining), tree_like(after, remaining)
@@ -77,15 +75,11 @@ def pack_weight(weight: Weight, array: np.ndarray, packed: np.ndarray | None) ->
     return pack(part.T if weight.transposed else part, packed)
 
 
-def _columns(widths: Sequence[int]) -> list[slice]:
-    ends = [0, *accumulate(widths)]
-    return [slice(*ends[i : i + 2]) for i in range(len(widths))]
+_NOTHING = np.zeros((), np.float32)  # the gradient of a state that nobody reads
 
 
 class Compiled(Drawing):
     """`(xs, states, closures) -> (ys, states)`, sequences `(T, B, ...)`, or `(B, T, ...)` with `batch_major`.
-
-    Several states are columns of one output: in each pass NNabla asks inputs times outputs what a gradient depends on.
 
     Args:
         recipe: The step.
@@ -111,7 +105,6 @@ class Compiled(Drawing):
         self.random = bool(recipe.draws)
         self.recipe, self.every, self.running, self.checks = recipe, every, running, recipe.checks()
         self.parts = Parts(recipe.batch or 1, batch_major, reverse)
-        self.columns = _columns([v.size // self.parts.batch for v in recipe.outputs[recipe.n_y :]])
         self.packed: dict[Weight, np.ndarray] = {}
         self.outside: list = []
         self.watched: list[tuple[nn.Variable, Shape]] = []  # what NNabla makes closures of
@@ -128,15 +121,7 @@ class Compiled(Drawing):
         self.forget()
 
     def min_outputs(self) -> int:
-        return self.recipe.n_y + min(self.recipe.n_states, 1)
-
-    def unpack(self, made: list[nn.Variable]) -> list[nn.Variable]:
-        """The outputs of the step, from those of this function."""
-        n_y, states = self.recipe.n_y, self.recipe.outputs[self.recipe.n_y :]
-        if len(states) < 2:
-            return made
-        parts = [F.slice(made[n_y], (0, c.start), (self.parts.batch, c.stop)) for c in self.columns]
-        return made[:n_y] + [F.reshape(v, s.shape, False) if v.shape != s.shape else v for v, s in zip(parts, states)]
+        return len(self.recipe.outputs)
 
     def forget(self) -> None:
         self.spaces: dict[int, Workspace] = {}
@@ -151,9 +136,7 @@ class Compiled(Drawing):
         shapes = [whole(shape) if i < recipe.n_x else shape for i, shape in enumerate(recipe.input_shapes())]
         if shapes:
             check_shapes("way='compiled'", {f"input {i}": shape for i, shape in enumerate(shapes)}, given)
-        ys, states = recipe.outputs[: recipe.n_y], recipe.outputs[recipe.n_y :]
-        packed = [(self.parts.batch, self.columns[-1].stop)] if len(states) > 1 else [v.shape for v in states]
-        return [*(whole(v.shape) for v in ys), *packed]
+        return [whole(v.shape) if i < recipe.n_y else v.shape for i, v in enumerate(recipe.outputs)]
 
     # Forward
 
@@ -177,10 +160,8 @@ class Compiled(Drawing):
                 for y in ys:
                     self.parts.fill_up(y, part)
                 break
-        for output in outputs[recipe.n_y :]:
-            packed = array_to_write(output).reshape(self.parts.batch, -1)
-            for columns, state in zip(self.columns, states):
-                packed[:, columns] = state.reshape(len(packed), -1)
+        for output, state in zip(outputs[recipe.n_y :], states):
+            array_to_write(output).reshape(state.shape)[...] = state
 
     def _check_watched(self) -> None:
         """Some of NNabla's functions, such as slices, do not notice that an input has changed its shape."""
@@ -259,8 +240,7 @@ class Compiled(Drawing):
             return
         gradients = Gradients(inputs, propagate_down, accum)
         n_x, n_y = self.recipe.n_x, self.recipe.n_y
-        packed = [gradient_of(v).reshape(self.parts.batch, -1) for v in outputs[n_y:]]
-        carried = [d[:, columns] for d in packed for columns in self.columns]
+        carried = [_NOTHING if v.grad.zeroing else gradient_of(v) for v in outputs[n_y:]]
         for part, states in reversed([*zip(self.parts.all, self.kept or [None])]):  # type: ignore[list-item]
             space = self._space_of(part, inputs, states)
             for place, v in zip(self.plan.dy_places, outputs):

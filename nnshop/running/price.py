@@ -6,9 +6,9 @@ from ..compiling.nodes import Unsupported
 from ..functions import functions_of
 from .step_graph import StepGraph
 
-# A call of a compiled sequence takes as long as CALLS of NNabla's functions, and as CALLS_AN_INPUT for each of its inputs; one
-# of NNabla's functions takes as long as so many numbers or products in it.
-CALLS, CALLS_AN_INPUT, NUMBERS, PRODUCTS = 14, 3.5, 2_000, 20_000
+# A call of a compiled sequence takes as long as CALLS of NNabla's functions, as CALLS_AN_INPUT for each of its inputs, and as
+# CALLS_A_PAIR for each pair of an input and an output; one of NNabla's functions as long as so many numbers or products in it.
+CALLS, CALLS_AN_INPUT, CALLS_A_PAIR, NUMBERS, PRODUCTS = 14.5, 2, 0.2, 2_000, 20_000
 
 
 def check_that_it_pays(graph: StepGraph, length: int) -> None:
@@ -18,5 +18,6 @@ def check_that_it_pays(graph: StepGraph, length: int) -> None:
         made = sum(v.size for v in function.outputs)
         products = made * function.inputs[1].shape[0] if function.info.type_name == "Affine" else 0
         calls += 1 + made / NUMBERS + products / PRODUCTS
-    if length * calls < CALLS + CALLS_AN_INPUT * len(graph.inputs):
+    inputs, outputs = len(graph.inputs), len(graph.outputs)
+    if length * calls < CALLS + inputs * (CALLS_AN_INPUT + CALLS_A_PAIR * outputs):
         raise Unsupported(f"{length} steps of this size are too few to pay for the call")

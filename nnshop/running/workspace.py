@@ -57,6 +57,6 @@ class Workspace(Memory):
     def start_backward(self, gradients: Sequence[np.ndarray]) -> None:
         """Sets the gradients of the states after the last step, and what is added up to 0."""
         for carry, d in zip(self.carry, gradients):
-            carry[...] = d.reshape(carry.shape)
+            carry[...] = d.reshape(carry.shape) if d.ndim else d
         for _, total in self.sums:
             total.fill(0)
