@@ -14,7 +14,7 @@ from measuring import assert_same, constant, measure, randomize, variable
 
 from nnshop import Cell, GRUCell, LSTMCell, StateSpec, explain, iterate, lift, run, stack
 from nnshop.compiling.engine import text_of
-from nnshop.running import compiled
+from nnshop.running import compiled, parts
 from nnshop.running.recipe import Recipe
 from nnshop.running.tracing import trace
 
@@ -135,13 +135,13 @@ def test_another_width_or_batch_is_refused(shape: tuple) -> None:
 
 def test_a_long_sequence_is_done_in_parts_whose_buffers_are_freed(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = gradients(*built("unrolled"))
-    monkeypatch.setattr(compiled, "BUDGET", 2000)
+    monkeypatch.setattr(parts, "BUDGET", 2000)
     made: list[compiled.Compiled] = []
     monkeypatch.setattr(compiled, "Compiled", lambda *args: made.append(compiled_class(*args)) or made[-1])
     assert_same(tuple(gradients(*built("compiled"))), tuple(expected))
     (function,) = made
-    assert len(function.parts) > 1
-    assert not function.memories
+    assert len(function.parts.all) > 1
+    assert not function.spaces
 
 
 compiled_class = compiled.Compiled
@@ -196,6 +196,45 @@ def test_stacked_layers_have_loops_of_their_own() -> None:
     assert list(map(len, loops)) == [2, 2]
     flat = [program for program in plan.forward if program.flat]
     assert sum(len(products) for program in flat for products in program.schedule.products.values()) == 2
+
+
+@pytest.mark.parametrize("read", [(0,), (1,), (2,), (0, 1, 2), ()])
+def test_states_of_any_shapes(read: tuple[int, ...]) -> None:
+    """Where only some of them are read, and have a gradient."""
+
+    def step(x: Any, state: Any) -> tuple:
+        a, b, c = state
+        b = b * 0.5 + F.reshape(F.concatenate(x, F.tanh(x), axis=1), (B, 2, D))
+        a = F.tanh(a + F.sum(b, axis=(1, 2)))
+        c = F.sin(c + x * F.reshape(a, (B, 1)))
+        return c * 2, (a, b, c)
+
+    cell = Cell(step, (StateSpec(()), StateSpec((2, D)), StateSpec((D,))))
+    found = []
+    for way in ("unrolled", "compiled"):
+        x, state = variable(B, T, D), (variable(B, seed=1), variable(B, 2, D, seed=2), variable(B, D, seed=3))
+        ys, after = run(cell, x, state, way=way)
+        loss = F.sum(ys * ys) + sum(F.sum(F.exp(after[i])) for i in read)
+        for leaf in (x, *state):
+            leaf.grad.zero()
+        for v in after:
+            v.persistent = True
+        loss.forward(clear_no_need_grad=True)
+        loss.backward(clear_buffer=True)
+        found.append((*(leaf.g.copy() for leaf in (x, *state)), *(after[i].d.copy() for i in read)))
+        assert [v.shape for v in after] == [(B,), (B, 2, D), (B, D)]
+    assert_same(found[1], found[0])
+
+
+def test_weights_of_the_forward_pass_are_those_of_the_backward_pass() -> None:
+    """All of one pass is the gradient of what was computed, though the weights have changed since."""
+    built("unrolled")
+    graph = built("compiled")
+    once = gradients(*graph)
+    graph[-1].forward()
+    for v in nn.get_parameters().values():
+        v.d = 2 * v.d
+    assert_same(tuple(gradients(*graph, forward=False)), tuple(once))
 
 
 def test_masks_are_selects() -> None:

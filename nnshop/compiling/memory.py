@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from .nodes import View
 from .places import Place
 from .plan import Plan, Program
+from .products import address, refuse_other_structures
 
 
 class Memory:
@@ -21,6 +23,7 @@ class Memory:
     """
 
     def __init__(self, plan: Plan, length: int, batch: int, reverse: bool) -> None:
+        refuse_other_structures()
         self.plan, self.length, self.batch, self.reverse = plan, length, batch, reverse
         self._arrays: dict[int, np.ndarray] = {}
         self._copies: dict[int, np.ndarray] = {}  # of what is given in another order
@@ -35,7 +38,7 @@ class Memory:
             "single": 1,
         }
         self._allocate()
-        self._address = self.table.ctypes.data
+        self._address = address(self.table)
         before, after = [place.buffer for place in plan.before], [place.buffer for place in plan.after]
         self._turning = [*before, *after], [*after, *before]
 
@@ -52,12 +55,14 @@ class Memory:
 
     def bind(self, buffer: int, array: np.ndarray) -> None:
         """Lets a buffer be an array: contiguous float32 numbers, as many as the buffer has."""
+        if self._arrays.get(buffer) is array:
+            return
         kind, width = self.plan.buffers.all[buffer]
         rows = self._rows.get("state" if kind == "after" else kind, 1) - (self.batch if kind in ("state", "after") else 0)
         if array.dtype != np.float32 or not array.flags.c_contiguous or array.size < (0 if kind == "state" else rows) * width:
             raise AssertionError(f"a buffer of {rows} rows of {width} cannot be an array of the shape {array.shape}.")
         self._arrays[buffer] = array
-        self.table[buffer] = array.ctypes.data
+        self.table[buffer] = address(array)
 
     def give(self, place: Place, array: np.ndarray) -> None:
         """Lets the rows of a sequence be those of an array `(T, B, n)`, or else copies of them."""
@@ -73,6 +78,14 @@ class Memory:
         size = place.width - place.offset
         place = self.plan.buffers.resolve(place)
         return self._arrays[place.buffer].reshape(-1, place.width)[:, place.offset : place.offset + size]
+
+    def matrix(self, place: Place, view: View) -> np.ndarray:
+        """What a view `(P, K)` of a place reads in all rows, as a matrix of the rows of all."""
+        place = self.plan.buffers.resolve(place)
+        array, (parts, columns), (row, column) = self._arrays[place.buffer], view.shape, view.strides
+        shape = array.size // place.width * parts, columns
+        strides = 4 * (place.width if parts == 1 else row), 4 * column
+        return np.ndarray(shape, np.float32, array, 4 * (place.offset + view.offset), strides)
 
     def turn(self) -> None:
         """Lets the states after a step be those before the next one, in a memory of one step."""

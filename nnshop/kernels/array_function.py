@@ -2,48 +2,23 @@
 
 from __future__ import annotations
 
-import sys
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from types import ModuleType
 from typing import Any
 
 import nnabla as nn
-import nnabla_ext
-import nnabla_ext.cpu
 import numpy as np
 from nnabla.function import PythonFunction
 
+from . import inside
 from .refusing import own_name, refuse_gradient_graphs
 
 Shape = tuple[int, ...]
 Variables = Sequence[nn.Variable]
+_FLOAT = np.dtype(np.float32)
 
 
-class _Inside(ModuleType):
-    """Stands for a module that NNabla looks for inside itself first, as Python 2 did, and has what the real one has.
-
-    It has no `__path__`, so it is no package: NNabla finds the real submodules outside.
-    """
-
-    def __init__(self, real: ModuleType) -> None:
-        super().__init__(f"nnabla.{real.__name__}")
-        self._real = real
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self._real, name)
-
-
-def _spare_nnabla_the_search() -> None:
-    """Makes access to arrays several times faster: at each, NNabla searches the disk for `nnabla` and `nnabla_ext.cpu`."""
-    for real in (nn, nnabla_ext):
-        sys.modules.setdefault(f"nnabla.{real.__name__}", _Inside(real))
-    sys.modules.setdefault("nnabla.nnabla_ext.cpu", nnabla_ext.cpu)
-
-
-_spare_nnabla_the_search()
+inside.install()
 
 
 class ArrayFunction(PythonFunction):
@@ -57,7 +32,12 @@ class ArrayFunction(PythonFunction):
         super().__init_subclass__(**options)
         refuse_gradient_graphs(own_name(cls))
 
+    ctx: nn.Context = None  # in place of NNabla's property, as it is asked for at each question
     _checked: list[Shape] | None = None  # the shapes that the last set-up has found good
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ctx = nn.get_current_context()
 
     @property
     def name(self) -> str:
@@ -149,16 +129,12 @@ def check_shapes(who: str, wanted: Mapping[str, Shape], given: Sequence[Shape], 
 
 def array_of(x: nn.Variable) -> np.ndarray:
     """A Variable's data as a float32 array, to be read only; of other data it is a copy."""
-    return _float32(x.data)
+    return x.data.get_data("r", _FLOAT)
 
 
 def gradient_of(x: nn.Variable) -> np.ndarray:
     """The gradient that has arrived at a Variable, as a float32 array, to be read."""
-    return _float32(x.grad)
-
-
-def _float32(values: nn.NdArray) -> np.ndarray:
-    return values.get_data("r", np.float32)
+    return x.grad.get_data("r", _FLOAT)
 
 
 def rows_of(x: np.ndarray, width: int | None = None) -> np.ndarray:
@@ -168,8 +144,12 @@ def rows_of(x: np.ndarray, width: int | None = None) -> np.ndarray:
 
 def gradient_to_write(x: nn.Variable, accumulate: bool) -> np.ndarray:
     """The array of a Variable's gradient: to add to it, or else to overwrite what it holds, which may be anything."""
-    array = x.grad.data if accumulate else None
-    return array if array is not None and array.dtype == np.float32 else x.grad.cast(np.float32)
+    return x.grad.get_data("rw" if accumulate else "w", _FLOAT)
+
+
+def array_to_write(x: nn.Variable) -> np.ndarray:
+    """The array of a Variable's data, to overwrite what it holds, which may be anything."""
+    return x.data.get_data("w", _FLOAT)
 
 
 def give_gradient(x: nn.Variable, gradient: Any, accumulate: bool) -> None:

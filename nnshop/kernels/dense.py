@@ -14,6 +14,7 @@ from .array_function import (
     Shape,
     Variables,
     array_of,
+    array_to_write,
     check_shapes,
     give_gradient,
     gradient_of,
@@ -49,7 +50,7 @@ class Affine(ArrayFunction):
 
     def compute(self, inputs: Variables, outputs: Variables) -> None:
         x, w, *bias = map(array_of, inputs)
-        y = rows_of(outputs[0].data.cast(np.float32), w.shape[1])
+        y = rows_of(array_to_write(outputs[0]), w.shape[1])
         if bias:
             y[...] = bias[0]
         multiply(rows_of(x, len(w)), w, y, bool(bias))
@@ -116,7 +117,7 @@ class LinearCrossEntropy(ArrayFunction):
 
     def compute(self, inputs: Variables, outputs: Variables) -> None:
         h, w, bias, targets = self._take_apart(inputs)
-        losses = outputs[0].data.cast(np.float32).reshape(-1)
+        losses = array_to_write(outputs[0]).reshape(-1)
         for start in range(0, len(h), BLOCK):
             rows = slice(start, start + BLOCK)
             self.saved = self._block(h[rows], w, bias, targets[rows], losses[rows])

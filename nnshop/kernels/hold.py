@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .array_function import ArrayFunction, Shape, Variables, array_of, give_gradient, gradient_of, sizes_of
+from .array_function import ArrayFunction, Shape, Variables, array_of, array_to_write, give_gradient, gradient_of, sizes_of
 
 
 class Hold(ArrayFunction):
@@ -38,7 +38,7 @@ class Hold(ArrayFunction):
 
     def compute(self, inputs: Variables, outputs: Variables) -> None:
         ys, sources = array_of(inputs[0]), self._sources(array_of(inputs[1]))
-        out = outputs[0].data.cast(np.float32)
+        out = array_to_write(outputs[0])
         out[...] = ys[np.arange(len(ys))[:, None], sources]
         out[sources < 0] = 0
 

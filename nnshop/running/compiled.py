@@ -7,23 +7,23 @@ from collections.abc import Callable, Sequence
 import nnabla as nn
 import numpy as np
 
-from ..compiling.memory import Memory
-from ..compiling.nodes import Unsupported, Weight
-from ..compiling.places import Place
+from ..compiling.nodes import Weight
 from ..compiling.products import pack
 from ..core import Tree, shapes, tree_leaves, tree_like, tree_map
-from ..functions import functions_of
-from ..kernels.array_function import Shape, array_of, check_shapes, gradient_of
+from ..kernels.array_function import Shape, array_of, array_to_write, check_shapes, gradient_of
 from ..portable import is_portable
 from . import explaining
 from .drawing import Drawing
 from .draws import Drawn, Draws
 from .gradients import Gradients, give_product
 from .loop import check_every, find_running
+from .parts import Parts
+from .price import check_that_it_pays
 from .recipe import Recipe
-from .step_graph import StepGraph, as_list
+from .step_graph import as_list
 from .tracing import trace
 from .unrolled import check_state_kept
+from .workspace import Workspace
 
 
 def iterate(
@@ -55,7 +55,7 @@ def iterate(
         return y, after
     inputs = [*tree_leaves((xs, state)), *graph.closures]
     if must_pay:
-        _check_that_it_pays(graph, length)
+        check_that_it_pays(graph, length)
     recipe = Recipe(graph, len(tree_leaves(xs)), len(tree_leaves(y)))
     wanted = frozenset(i for i, v in enumerate(inputs) if v.need_grad)
     every = None if checkpoint_every is None else check_every(checkpoint_every)
@@ -70,27 +70,13 @@ def iterate(
     return tree_like(y, remaining), tree_like(after, remaining)
 
 
-BUDGET = 2**30  # bytes that the buffers of one sequence may take; a longer sequence is done in parts
-CHECK_EACH = 16  # after so many steps it is seen whether a sequence has ended
-# A function in Python costs 0.1 to 0.2 ms a call, as many calls of NNabla's functions, and one of those as much as so many
-# numbers or products in it.
-CALLS, NUMBERS, PRODUCTS = 80, 2_000, 20_000
-
-
-def _check_that_it_pays(graph: StepGraph, length: int) -> None:
-    calls = 0.0
-    for function in functions_of(graph.outputs):
-        made = sum(v.size for v in function.outputs)
-        products = made * function.inputs[1].shape[0] if function.info.type_name == "Affine" else 0
-        calls += 1 + made / NUMBERS + products / PRODUCTS
-    if length * calls < CALLS:
-        raise Unsupported(f"{length} steps of this size are too few to pay for the call")
-
-
 def pack_weight(weight: Weight, array: np.ndarray, packed: np.ndarray | None) -> np.ndarray:
     """Packs a part of an array from outside, where it was packed before, if it was."""
     part = array.reshape(-1, weight.columns)[weight.row : weight.row + weight.rows]
     return pack(part.T if weight.transposed else part, packed)
+
+
+_NOTHING = np.zeros((), np.float32)  # the gradient of a state that nobody reads
 
 
 class Compiled(Drawing):
@@ -118,9 +104,8 @@ class Compiled(Drawing):
     ) -> None:
         super().__init__()
         self.random, self.draws = bool(recipe.draws), Draws(recipe.draws, reverse)
-        self.recipe, self.reverse, self.batch_major = recipe, reverse, batch_major
-        self.batch = recipe.batch or 1
-        self.every, self.running, self.checks = every, running, recipe.checks()
+        self.recipe, self.every, self.running, self.checks = recipe, every, running, recipe.checks()
+        self.parts = Parts(recipe.batch or 1, batch_major, reverse)
         self.packed: dict[Weight, np.ndarray] = {}
         self.outside: list = []
         self.watched: list[tuple[nn.Variable, Shape]] = []  # what NNabla makes closures of
@@ -128,15 +113,7 @@ class Compiled(Drawing):
         self._divide(length)
 
     def _divide(self, length: int) -> None:
-        """Divides the sequence into parts, which are run one after the other."""
-        self.length = length
-        fit = max(1, BUDGET // max(1, self.plan.bytes_of_a_step(self.batch)))
-        every = min(self.every or length, fit)
-        self.checkpoints = every < length  # only the states are kept of each part
-        if self.running is not None and not self.checkpoints:
-            every = CHECK_EACH
-        parts = [range(start, min(start + every, length)) for start in range(0, length, every)]
-        self.parts = parts[::-1] if self.reverse else parts
+        self.parts.divide(length, self.every, self.plan.bytes_of_a_step(self.parts.batch), self.running is not None)
 
     def _use(self, wanted: frozenset[int]) -> None:
         """Uses the programs for these gradients."""
@@ -148,24 +125,19 @@ class Compiled(Drawing):
         return len(self.recipe.outputs)
 
     def forget(self) -> None:
-        self.memories: dict[int, Memory] = {}
+        self.spaces: dict[int, Workspace] = {}
         self.part_in: dict[int, range] = {}  # what the forward pass left in each
         self.kept: list[list[np.ndarray]] = []
 
     def output_shapes(self, *given: Shape) -> list[Shape]:
         """Sequences may have another length than when the graph was built; all else must be as it was."""
-        recipe, axis = self.recipe, int(self.batch_major)
+        recipe, whole, axis = self.recipe, self.parts.whole, int(self.parts.batch_major)
         if recipe.n_x and len(given[0]) > axis and given[0][axis] > 0:
             self._divide(given[0][axis])
-        shapes = [self._whole(shape) if i < recipe.n_x else shape for i, shape in enumerate(recipe.input_shapes())]
+        shapes = [whole(shape) if i < recipe.n_x else shape for i, shape in enumerate(recipe.input_shapes())]
         if shapes:
             check_shapes("way='compiled'", {f"input {i}": shape for i, shape in enumerate(shapes)}, given)
-        outputs = [v.shape for v in recipe.outputs]
-        return [self._whole(shape) if i < recipe.n_y else shape for i, shape in enumerate(outputs)]
-
-    def _whole(self, shape: Shape) -> Shape:
-        """The shape of a sequence of such steps."""
-        return (shape[0], self.length, *shape[1:]) if self.batch_major else (self.length, *shape)
+        return [whole(v.shape) if i < recipe.n_y else v.shape for i, v in enumerate(recipe.outputs)]
 
     # Forward
 
@@ -176,20 +148,21 @@ class Compiled(Drawing):
             ids.check(inputs[i].data.data)
         if not self.replaying:
             self.drawn = Drawn(self.draws, self.drawn if self.nested else None)
-        self._pack(inputs, self.plan.forward_weights)
-        ys = [output.data.cast(np.float32) for output in outputs[: recipe.n_y]]
-        states = [array_of(v) for v in inputs[recipe.n_x : recipe.n_x + recipe.n_states]]
+        self._pack(inputs)
+        ys = [array_to_write(v) for v in outputs[: recipe.n_y]]
+        states = self._read_states(inputs)
         self.kept, self.part_in = [], {}
-        for part in self.parts:
-            memory = self._run_part(part, inputs, states)
-            for y, place in zip(ys, self.plan.y_places):
-                self._write(y, part, memory.rows(place))
-            states = [self._last(memory, place) for place in self.plan.after]
+        for part in self.parts.all:
+            space = self._run_part(part, inputs, states)
+            for y, rows in zip(ys, space.ys):
+                self.parts.write(y, part, rows)
+            states = space.after
             if self.running is not None and not states[self.running].any():
-                self._fill_up(part, ys)
+                for y in ys:
+                    self.parts.fill_up(y, part)
                 break
         for output, state in zip(outputs[recipe.n_y :], states):
-            output.data.cast(np.float32).reshape(state.shape)[...] = state
+            array_to_write(output).reshape(state.shape)[...] = state
 
     def _check_watched(self) -> None:
         """Some of NNabla's functions, such as slices, do not notice that an input has changed its shape."""
@@ -199,71 +172,49 @@ class Compiled(Drawing):
                     f"way='compiled' was built for a Variable of shape {shape}, which is {v.shape} now; build the graph again."
                 )
 
-    def _fill_up(self, last: range, ys: Sequence[np.ndarray]) -> None:
-        """Outputs of steps that are left out must hold something: what the last step gave."""
-        for y in ys:
-            steps = self._steps(y, range(self.length))
-            if self.reverse:
-                steps[: last.start] = steps[last.start]
-            else:
-                steps[last.stop :] = steps[last.stop - 1]
+    def _read_states(self, inputs: Sequence[nn.Variable]) -> list[np.ndarray]:
+        n_x = self.recipe.n_x
+        return [array_of(v) for v in inputs[n_x : n_x + self.recipe.n_states]]
 
-    def _run_part(self, part: range, inputs: Sequence[nn.Variable], states: Sequence[np.ndarray]) -> Memory:
+    def _run_part(self, part: range, inputs: Sequence[nn.Variable], states: Sequence[np.ndarray]) -> Workspace:
         """Runs the steps of a part forwards, from these states on."""
-        if len(self.parts) > 1 and not any(kept is states for kept in self.kept):
+        if len(self.parts.all) > 1 and not any(kept is states for kept in self.kept):
             states = [state.copy() for state in states]
             self.kept.append(states)
         slot = self._slot(part)
-        if slot not in self.memories:
-            self.memories[slot] = Memory(self.plan, len(part), self.batch, self.reverse)
-        memory = self.memories[slot]
-        self._bind(memory, inputs, part)
-        for place, state in zip(self.plan.before, states):
-            rows = memory.rows(place)
-            (rows[-self.batch :] if self.reverse else rows[: self.batch])[...] = state.reshape(self.batch, -1)
-        self.engine.run_forward(memory)
+        if slot not in self.spaces:
+            self.spaces[slot] = Workspace(self.plan, len(part), self.parts.batch, self.parts.reverse)
+        space = self.spaces[slot]
+        self._bind(space, inputs, part)
+        space.start(states)
+        self.engine.run_forward(space)
         self.part_in[slot] = part
-        return memory
+        return space
 
     def _slot(self, part: range) -> int:
-        """Which memory a part has: with checkpoints they share one."""
-        return len(part) if self.checkpoints else part.start
+        """Which workspace a part has: with checkpoints they share one."""
+        return len(part) if self.parts.checkpoints else part.start
 
-    def _bind(self, memory: Memory, inputs: Sequence[nn.Variable], part: range) -> None:
-        """Lets a memory have what is outside."""
+    def _bind(self, space: Workspace, inputs: Sequence[nn.Variable], part: range) -> None:
+        """Lets a workspace have what is outside."""
         drawn = self.drawn.of(part)
         for weight, place in self.plan.forward_weights:
-            memory.bind(place.buffer, self.packed[weight])
+            space.bind(place.buffer, self.packed[weight])
         for (kind, i), place in self.plan.inputs.items():
             if kind == "x":
-                memory.give(place, self._steps(array_of(inputs[i]), part))
+                space.give(place, self.parts.steps(array_of(inputs[i]), part))
             elif kind == "drawn":
-                memory.give(place, drawn[self.recipe.drawn(i)].reshape(len(part), self.batch, -1))
-            else:
-                memory.bind(place.buffer, self.plan.graph.arrays[i] if kind == "array" else array_of(inputs[i]))
+                space.give(place, drawn[self.recipe.drawn(i)].reshape(len(part), self.parts.batch, -1))
+            elif kind != "array":
+                space.bind(place.buffer, array_of(inputs[i]))
 
-    def _pack(self, inputs: Sequence[nn.Variable], weights: Sequence) -> None:
-        for weight, _ in weights:
-            self.packed[weight] = pack_weight(weight, array_of(inputs[weight.input]), self.packed.get(weight))
-
-    def _steps(self, sequence: np.ndarray, part: range) -> np.ndarray:
-        """The steps of a part of a sequence, `(steps, rows, n)`."""
-        if self.batch_major:
-            return sequence.reshape(len(sequence), self.length, -1)[:, part.start : part.stop].swapaxes(0, 1)
-        return sequence.reshape(self.length, self.batch, -1)[part.start : part.stop]
-
-    def _write(self, sequence: np.ndarray, part: range, rows: np.ndarray, add: bool = False) -> None:
-        """Writes the rows of the steps of a part to a sequence."""
-        steps = self._steps(sequence, part)
-        if add:
-            steps += rows.reshape(steps.shape)
-        else:
-            steps[...] = rows.reshape(steps.shape)
-
-    def _last(self, memory: Memory, place: Place) -> np.ndarray:
-        """The state after the last step that ran."""
-        rows = memory.rows(place)
-        return rows[: self.batch] if self.reverse else rows[-self.batch :]
+    def _pack(self, inputs: Sequence[nn.Variable]) -> None:
+        """Packs weights for both passes: it takes longer to ask NNabla for a small array than to pack it."""
+        arrays: dict[int, np.ndarray] = {}
+        for weight, _ in (*self.plan.forward_weights, *self.plan.backward_weights):
+            if weight.input not in arrays:
+                arrays[weight.input] = array_of(inputs[weight.input])
+            self.packed[weight] = pack_weight(weight, arrays[weight.input], self.packed.get(weight))
 
     # Backward
 
@@ -275,53 +226,45 @@ class Compiled(Drawing):
             kept = self.kept
             self._use(wanted)
             self.kept = kept
-            self._pack(inputs, self.plan.forward_weights)
+            self._pack(inputs)
         if not wanted:
             return
-        self._pack(inputs, self.plan.backward_weights)
         gradients = Gradients(inputs, propagate_down, accum)
         n_x, n_y = self.recipe.n_x, self.recipe.n_y
-        sums = {key: np.zeros((self.batch if key[0] == "sample" else 1, place.width), np.float32)
-                for key, place in self.plan.gradient_places.items() if key[0] != "x"}  # fmt: skip
-        carried = [gradient_of(v).reshape(self.batch, -1) for v in outputs[n_y:]]
-        if not self.kept:
-            self.kept = [[array_of(v) for v in inputs[n_x : n_x + self.recipe.n_states]]]
-        for part, states in reversed([*zip(self.parts, self.kept)]):
-            memory = self._memory_of(part, inputs, states)
-            for key, total in sums.items():
-                memory.bind(self.plan.gradient_places[key].buffer, total)
+        carried = [_NOTHING if v.grad.zeroing else gradient_of(v) for v in outputs[n_y:]]
+        for part, states in reversed([*zip(self.parts.all, self.kept or [None])]):  # type: ignore[list-item]
+            space = self._space_of(part, inputs, states)
             for place, v in zip(self.plan.dy_places, outputs):
-                memory.give(place, self._steps(gradient_of(v), part))
-            for place, d in zip(self.plan.carry_places, carried):
-                memory.rows(place)[: self.batch] = d
-            self.engine.run_backward(memory)
-            carried = [memory.rows(place)[(len(part) % 2) * self.batch :][: self.batch] for place in self.plan.carry_places]
-            self._give_parts(memory, part, gradients)
-        for (_, i), total in sums.items():
-            gradients.give(i, total)
+                space.give(place, self.parts.steps(gradient_of(v), part))
+            space.start_backward(carried)
+            self.engine.run_backward(space)
+            carried = space.carried
+            self._give_part(space, part, gradients)
         for k, d in enumerate(carried):
             gradients.give(n_x + k, d)
-        self.kept = self.kept if len(self.parts) > 1 else []
-        if self.checkpoints:
-            self.memories, self.part_in = {}, {}  # what is large is not held until the next pass
+        self.kept = self.kept if len(self.parts.all) > 1 else []
+        if self.parts.checkpoints:
+            self.spaces, self.part_in = {}, {}  # what is large is not held until the next pass
 
-    def _memory_of(self, part: range, inputs: Sequence[nn.Variable], states: Sequence[np.ndarray]) -> Memory:
+    def _space_of(self, part: range, inputs: Sequence[nn.Variable], states: Sequence[np.ndarray] | None) -> Workspace:
         """What the forward pass left of a part; runs it again where that is gone."""
         slot = self._slot(part)
         if self.part_in.get(slot) != part:
-            self._run_part(part, inputs, states)
-        memory = self.memories[slot]
+            self._run_part(part, inputs, self._read_states(inputs) if states is None else states)
+        space = self.spaces[slot]
         for weight, place in self.plan.backward_weights:
-            memory.bind(place.buffer, self.packed[weight])
+            space.bind(place.buffer, self.packed[weight])
         self.part_in.pop(slot)  # the backward pass uses it up
-        return memory
+        return space
 
-    def _give_parts(self, memory: Memory, part: range, gradients: Gradients) -> None:
-        """Gives the gradients of the steps of inputs, and what the steps add to those of weights."""
-        for (kind, i), place in self.plan.gradient_places.items():
-            if kind == "x" and gradients.asked[i]:
+    def _give_part(self, space: Workspace, part: range, gradients: Gradients) -> None:
+        """Gives the gradients of the steps of inputs, and what the steps add to those of other inputs."""
+        for i, rows in space.dxs:
+            if gradients.asked[i]:
                 array, adds = gradients.array(i)
-                self._write(array, part, memory.rows(place), adds)
+                self.parts.write(array, part, rows, adds)
         for factors in self.plan.weight_gradients:
             if gradients.asked[factors.weight.input]:
-                give_product(memory, factors, gradients)
+                give_product(space, factors, gradients)
+        for i, total in space.sums:
+            gradients.give(i, total)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import nnabla as nn
 import numpy as np
 
 from ..compiling.memory import Memory
 from ..compiling.plan import WeightGradient
-from ..compiling.products import multiply
+from ..compiling.products import address, multiply
 from ..kernels.array_function import gradient_to_write
 
 
@@ -26,8 +25,9 @@ class Gradients:
         """The array of an input's gradient, and whether what it holds counts."""
         if i not in self._arrays:
             array = gradient_to_write(self.inputs[i], self.accum[i])
-            self._arrays[i] = array, self.accum[i] or array.ctypes.data in self._written
-            self._written.add(array.ctypes.data)
+            at = address(array)
+            self._arrays[i] = array, self.accum[i] or at in self._written
+            self._written.add(at)
         return self._arrays[i]
 
     def part(self, i: int, start: int, stop: int) -> tuple[np.ndarray, bool]:
@@ -54,16 +54,7 @@ def give_product(memory: Memory, factors: WeightGradient, gradients: Gradients) 
     weight = factors.weight
     start = weight.row * weight.columns
     out, adds = gradients.part(weight.input, start, start + weight.rows * weight.columns)
-    a, d = (
-        _matrix(memory.rows(place), v)
-        for v, place in ((factors.input, factors.input_place), (factors.gradient, factors.gradient_place))
-    )
+    a = memory.matrix(factors.input_place, factors.input)
+    d = memory.matrix(factors.gradient_place, factors.gradient)
     left, right = (d, a) if weight.transposed else (a, d)
     multiply(left.T, right, out.reshape(weight.rows, weight.columns), adds)
-
-
-def _matrix(rows: np.ndarray, v: Any) -> np.ndarray:
-    """What a view `(P, K)` reads in all rows, as a matrix."""
-    row = rows.strides[0] if v.shape[0] == 1 else 4 * v.strides[0]
-    shape = (len(rows) * v.shape[0], v.shape[1])
-    return np.lib.stride_tricks.as_strided(rows[:, v.offset :], shape, (row, 4 * v.strides[1]))

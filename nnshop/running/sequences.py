@@ -122,10 +122,10 @@ def explain(what: AbstractCell | Callable | nn.Variable, *inputs: Tree, **option
     Example:
         >>> explain(nnshop.lstm, nn.Variable((4, 20, 3)), 8)
         LSTMCell(8), 20 steps: compiled
-        >>> explain(nnshop.LSTMCell(8), nn.Variable((4, 2, 3)))
-        LSTMCell(8), 2 steps: unrolled
-          not compiled: 2 steps of this size are too few to pay for the call
-          not loop: a sequence of 2 steps is unrolled; from 500 on it is run in a loop
+        >>> explain(nnshop.SimpleRNNCell(8), nn.Variable((4, 3, 3)))
+        SimpleRNNCell(8), 3 steps: unrolled
+          not compiled: 3 steps of this size are too few to pay for the call
+          not loop: a sequence of 3 steps is unrolled; from 500 on it is run in a loop
     """
     print(explaining.explain(what, *inputs, run=run, **options))
 

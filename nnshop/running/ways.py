@@ -25,7 +25,7 @@ def _compiled(*arguments: Any, **options: Any) -> tuple[Tree, Tree]:
 WAYS: dict[str, Callable] = {"unrolled": unrolled.iterate, "loop": loop.iterate, "compiled": _compiled}
 
 # A single step on a state of fewer numbers is not even traced, to see whether compiling it pays.
-LARGE = 4_000
+LARGE = 500
 # How long a sequence "auto" gives to the loop. On one core, forward and backward, the loop took of the unrolled graph's time
 # 1.3 to 2.1 at T=100, 0.9 to 1.3 at T=500, 0.8 to 1.2 at T=1000 and 0.5 to 1.2 at T=2000: less than 1 for small cells (Elman
 # and LSTM of 32 units, batch 8), most for an LSTM of 128 units, batch 32. The unrolled graph also took 0.2 to 0.9 s to build

@@ -18,11 +18,12 @@ import threading
 
 import numpy as np
 
+from .arrays import address, refuse_other_structures
 from .blocks import BLOCK
 from .kernels import functions, register
 from .tile import ROWS, WIDTH
 
-__all__ = ["BLOCK", "ROWS", "WIDTH", "multiply", "multiply_packed", "pack", "register"]
+__all__ = ["BLOCK", "ROWS", "WIDTH", "address", "multiply", "multiply_packed", "pack", "refuse_other_structures", "register"]
 
 register()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ctypes import c_int64
+from functools import cache
 
 import numpy as np
 
@@ -95,6 +96,15 @@ def multiply() -> Writer:
     return text
 
 
+def address(array: np.ndarray) -> int:
+    """Where an array's data are: NumPy's own answer takes as long as a small product.
+
+    Only right after `refuse_other_structures`.
+    """
+    return c_int64.from_address(id(array) + _DATA).value
+
+
+@cache
 def refuse_other_structures() -> None:
     """Raises an error where a Python has its arrays' numbers elsewhere than these functions look for them."""
     array = np.zeros((2, 3), np.float32)
