@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from measuring import assert_same, constant, measure, randomize, variable
 
-from nnshop import Cell, GRUCell, LSTMCell, StateSpec, explain, iterate, lift, run, stack
+from nnshop import Cell, GRUCell, LSTMCell, StateSpec, explain, iterate, lift, run, scan, stack
 from nnshop.compiling.engine import text_of
+from nnshop.functions import functions_of
 from nnshop.running import compiled
 from nnshop.running.recipe import Recipe
 from nnshop.running.tracing import trace
@@ -240,3 +241,10 @@ def test_what_is_unlinked_within_a_step_stops_the_gradient(way: str, auto_forwar
     randomize()
     expected = measure(lambda x, h: iterate(step, x, h, way="unrolled"), x, h)
     assert_same(measure(lambda x, h: iterate(step, x, h, way=way), x, h, auto_forward=auto_forward), expected)
+
+
+def test_a_scan_of_a_batch_first_transposes_nothing() -> None:
+    """The compiled function reads and writes `(B, T, ...)` itself: NNabla's transposes took as long as the rest."""
+    ys, _ = scan(lambda x, h: F.tanh(x + h), variable(B, T, D), constant(np.zeros((B, D))), time_axis=1, way="compiled")
+    assert [function.name for function in functions_of([ys])] == ["Callback"]  # NNabla's name of a function in Python
+    assert ys.shape == (B, T, D)
