@@ -248,3 +248,28 @@ def test_a_scan_of_a_batch_first_transposes_nothing() -> None:
     ys, _ = scan(lambda x, h: F.tanh(x + h), variable(B, T, D), constant(np.zeros((B, D))), time_axis=1, way="compiled")
     assert [function.name for function in functions_of([ys])] == ["Callback"]  # NNabla's name of a function in Python
     assert ys.shape == (B, T, D)
+
+
+@pytest.mark.parametrize("part", [None, 3])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_what_only_loops_read_is_read_where_it_lies(reverse: bool, part: int | None) -> None:
+    """x and the gradient of y come in the order of samples, also in parts of the sequence; values and gradients are right."""
+    x, state = np.random.RandomState(0).randn(B, T, D), np.zeros((B, D))
+    copies: list[int] = []
+
+    def step(x: nn.Variable, h: nn.Variable) -> tuple:
+        h = F.tanh(x * x + PF.affine(h, D, name="h"))
+        return h, h
+
+    def built(way: str, **options: Any) -> Callable:
+        return lambda x, h: iterate(step, x, h, reverse=reverse, way=way, time_axis=1, **options)
+
+    measure(built("unrolled"), x, state)
+    randomize()
+    expected = measure(built("unrolled"), x, state)
+    give = compiled.Memory.give
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compiled.Memory, "give", lambda self, *given: (give(self, *given), copies.append(len(self._copies))))
+        assert_same(measure(built("compiled", **({"checkpoint_every": part} if part else {})), x, state), expected)
+    assert copies
+    assert not any(copies)
