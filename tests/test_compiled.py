@@ -273,3 +273,21 @@ def test_what_only_loops_read_is_read_where_it_lies(reverse: bool, part: int | N
         assert_same(measure(built("compiled", **({"checkpoint_every": part} if part else {})), x, state), expected)
     assert copies
     assert not any(copies)
+
+
+def test_a_product_reads_rows_where_they_lie() -> None:
+    """Beside a closure of each sample it is done step by step: of x `(B, T, D)`, whose rows are T D numbers apart then.
+
+    After the loop backwards, its carried gradient is needed of all times, which once was that of two.
+    """
+    rng = np.random.RandomState(0)
+    x, state, scale, weight = rng.randn(B, T, D), np.zeros((B, D)), constant(rng.randn(B, D)), constant(rng.randn(D, D))
+
+    def step(x: nn.Variable, h: nn.Variable) -> tuple:
+        h = F.tanh(F.affine(x, weight) + F.affine(x * scale, weight) + h)
+        return h, h
+
+    def built(way: str) -> Callable:
+        return lambda x, h: iterate(step, x, h, way=way, time_axis=1)
+
+    assert_same(measure(built("compiled"), x, state), measure(built("unrolled"), x, state))

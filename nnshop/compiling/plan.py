@@ -282,7 +282,7 @@ class Plan:
             wanted = [node for node, _ in [*own, *others, *sinks, *adds]]
             leaves, others_leaves = ([states[i] for i in chosen] for chosen in (group, later))
             parts = find_parts(wanted, leaves, others_leaves, [node for node, _ in own], loads)
-            have = {node for node, _ in [*sinks, *own]}
+            have = {node for node, place in [*sinks, *own] if place.rows not in "pq"}  # for all times
             handed = dict.fromkeys([*products_in(parts.first), *needed_by(parts.last, loads)])
             sinks += [(node, self.buffers.new("sequence", node.size, "t")) for node in handed if node not in have]
             add(f"before_{n}", True, [pair for pair in sinks if pair[0] in parts.first], [])
