@@ -14,7 +14,7 @@ from .building import building
 from .cells import GRUCell, LSTMCell, SimpleRNNCell
 from .checks import check_flag, check_variable
 from .core import AbstractCell, Tree, batch_size_of, check_state, output_shape, shapes, tree_leaves, tree_map
-from .functions import faster, reshape, swap_time
+from .functions import faster, reshape
 from .owners import check_owners
 from .parametric_functions import checking
 from .running import iterate, run
@@ -365,5 +365,4 @@ def _folded(call: Callable, sequences: tuple[nn.Variable, ...], steps: tuple[int
 
 
 def _repeated(call: Callable, sequences: tuple[nn.Variable, ...]) -> Tree:
-    ys, _ = iterate(lambda values, _: (call(values), ()), tree_map(swap_time, sequences), (), way="unrolled")
-    return tree_map(swap_time, ys)
+    return iterate(lambda values, _: (call(values), ()), sequences, (), way="unrolled", time_axis=1)[0]

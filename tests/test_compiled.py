@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from measuring import assert_same, constant, measure, randomize, variable
 
-from nnshop import Cell, GRUCell, LSTMCell, StateSpec, explain, iterate, lift, run, stack
+from nnshop import Cell, GRUCell, LSTMCell, StateSpec, explain, iterate, lift, run, scan, stack
 from nnshop.compiling.engine import text_of
+from nnshop.compiling.memory import Memory
+from nnshop.functions import functions_of
 from nnshop.running import compiled, parts
 from nnshop.running.recipe import Recipe
 from nnshop.running.tracing import trace
@@ -279,3 +281,53 @@ def test_what_is_unlinked_within_a_step_stops_the_gradient(way: str, auto_forwar
     randomize()
     expected = measure(lambda x, h: iterate(step, x, h, way="unrolled"), x, h)
     assert_same(measure(lambda x, h: iterate(step, x, h, way=way), x, h, auto_forward=auto_forward), expected)
+
+
+def test_a_scan_of_a_batch_first_transposes_nothing() -> None:
+    """The compiled function reads and writes `(B, T, ...)` itself: NNabla's transposes took as long as the rest."""
+    ys, _ = scan(lambda x, h: F.tanh(x + h), variable(B, T, D), constant(np.zeros((B, D))), time_axis=1, way="compiled")
+    assert [function.name for function in functions_of([ys])] == ["Callback"]  # NNabla's name of a function in Python
+    assert ys.shape == (B, T, D)
+
+
+@pytest.mark.parametrize("part", [None, 3])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_what_only_loops_read_is_read_where_it_lies(reverse: bool, part: int | None) -> None:
+    """x and the gradient of y come in the order of samples, also in parts of the sequence; values and gradients are right."""
+    x, state = np.random.RandomState(0).randn(B, T, D), np.zeros((B, D))
+    copies: list[int] = []
+
+    def step(x: nn.Variable, h: nn.Variable) -> tuple:
+        h = F.tanh(x * x + PF.affine(h, D, name="h"))
+        return h, h
+
+    def built(way: str, **options: Any) -> Callable:
+        return lambda x, h: iterate(step, x, h, reverse=reverse, way=way, time_axis=1, **options)
+
+    measure(built("unrolled"), x, state)
+    randomize()
+    expected = measure(built("unrolled"), x, state)
+    give = Memory.give
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Memory, "give", lambda self, *given: (give(self, *given), copies.append(len(self._copies))))
+        assert_same(measure(built("compiled", **({"checkpoint_every": part} if part else {})), x, state), expected)
+    assert copies
+    assert not any(copies)
+
+
+def test_a_product_reads_rows_where_they_lie() -> None:
+    """Beside a closure of each sample it is done step by step: of x `(B, T, D)`, whose rows are T D numbers apart then.
+
+    After the loop backwards, its carried gradient is needed of all times, which once was that of two.
+    """
+    rng = np.random.RandomState(0)
+    x, state, scale, weight = rng.randn(B, T, D), np.zeros((B, D)), constant(rng.randn(B, D)), constant(rng.randn(D, D))
+
+    def step(x: nn.Variable, h: nn.Variable) -> tuple:
+        h = F.tanh(F.affine(x, weight) + F.affine(x * scale, weight) + h)
+        return h, h
+
+    def built(way: str) -> Callable:
+        return lambda x, h: iterate(step, x, h, way=way, time_axis=1)
+
+    assert_same(measure(built("compiled"), x, state), measure(built("unrolled"), x, state))

@@ -13,7 +13,7 @@ import reference
 from cells_table import echo
 from measuring import assert_same, constant, measure, randomize, weights
 
-from nnshop import Cell, GRUCell, LSTMCell, SimpleRNNCell, StateSpec, iterate, lift, run, stack
+from nnshop import Cell, GRUCell, LSTMCell, SimpleRNNCell, StateSpec, iterate, lift, run, stack, tree_map
 from nnshop.running import WAYS
 
 each_way = pytest.mark.parametrize("way", ["auto", *WAYS])
@@ -40,6 +40,29 @@ def test_iterate_is_the_loop(reverse: bool, way: str) -> None:
     assert_same((measured.ys, measured.state), (ys, np.array(state)))
     assert measured.ys.shape == (5,)
     assert measured.state.shape == ()
+
+
+@each_way
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_time_may_be_the_second_axis(reverse: bool, way: str) -> None:
+    """Values and gradients are those of the same sequences with the time first; nothing is assumed of the other axis."""
+    rng = np.random.RandomState(0)
+    xs, start = (rng.randn(3, 4, 2), rng.randn(3, 4)), rng.randn(3, 2)
+
+    def step(x: Any, state: nn.Variable) -> tuple:
+        state = F.tanh(F.cumsum(state, axis=0) + x[0])
+        return (state, x[1] * F.sum(state, axis=1)), state
+
+    def build(time_axis: int) -> Any:
+        swap = (lambda v: F.transpose(v, (1, 0, *range(2, v.ndim)))) if time_axis == 0 else (lambda v: v)
+
+        def made(xs: Any, s: Any) -> tuple:
+            ys, after = iterate(step, tree_map(swap, xs), s, reverse=reverse, way=way, time_axis=time_axis)
+            return tree_map(swap, ys), after
+
+        return measure(made, xs, start)
+
+    assert_same(build(time_axis=1), build(time_axis=0))
 
 
 @each_way
@@ -143,6 +166,7 @@ def test_a_length_may_agree_with_the_inputs() -> None:
         (None, {"length": True}, "1 or more; got True"),
         (nn.Variable((0, 2)), {}, r"must not be empty: .* got the shape \(0, 2\)"),
         (nn.Variable(()), {}, r"time on axis 0; got shapes \(\)"),
+        (nn.Variable((3, 2)), {"time_axis": 2}, r"time_axis is 0 for \(T, B, \.\.\.\), or 1 for .*; got 2"),
         (nn.Variable((3, 2)), {"way": "rolled"}, "way must be one of auto, unrolled.*; got 'rolled'"),
     ],
 )

@@ -19,7 +19,7 @@ class Memory:
         reverse: Whether time runs backwards, so that a state lies before the one that it was made of.
 
     Attributes:
-        table: The addresses, as programs take them.
+        table: The addresses, as programs take them; then how many numbers steps are apart in each buffer; then rows.
     """
 
     def __init__(self, plan: Plan, length: int, batch: int, reverse: bool) -> None:
@@ -27,10 +27,12 @@ class Memory:
         self.plan, self.length, self.batch, self.reverse = plan, length, batch, reverse
         self._arrays: dict[int, np.ndarray] = {}
         self._copies: dict[int, np.ndarray] = {}  # of what is given in another order
-        self.table = np.zeros(len(plan.buffers.all), np.int64)
+        widths = np.array([width for _, width in plan.buffers.all], np.int64)
+        self.table = np.concatenate([0 * widths, batch * widths, widths])
         self._rows = {
             "sequence": length * batch,
             "given": length * batch,
+            "spread": length * batch,
             "state": (length + 1) * batch,
             "sample": batch,
             "wide": length * batch,
@@ -50,7 +52,7 @@ class Memory:
                 earlier, later = whole[: -self.batch], whole[self.batch :]
                 self.bind(i - 1, later if self.reverse else earlier)
                 self.bind(i, earlier if self.reverse else later)
-            elif kind in self._rows and kind != "given" and i not in self.plan.buffers.inside:
+            elif kind in self._rows and kind not in ("given", "spread") and i not in self.plan.buffers.inside:
                 self.bind(i, np.empty((self._rows[kind], width), np.float32))
 
     def bind(self, buffer: int, array: np.ndarray) -> None:
@@ -66,12 +68,21 @@ class Memory:
 
     def give(self, place: Place, array: np.ndarray) -> None:
         """Lets the rows of a sequence be those of an array `(T, B, n)`, or else copies of them."""
-        if not array.flags.c_contiguous:
-            if place.buffer not in self._copies:
-                self._copies[place.buffer] = np.empty(array.shape, np.float32)
-            self._copies[place.buffer][...] = array
-            array = self._copies[place.buffer]
-        self.bind(place.buffer, array)
+        buffer, (kind, width) = place.buffer, self.plan.buffers.all[place.buffer]
+        shape, apart = (self.length, self.batch, width), [self.batch * width, width]
+        if kind == "spread" and array.shape == shape and array.strides[2] == 4:
+            self._arrays[buffer], apart = array, [stride // 4 for stride in array.strides[:2]]
+        else:
+            if not array.flags.c_contiguous:
+                array = self._copy(buffer, array)
+            self.bind(buffer, array)
+        self.table[buffer :: len(self.plan.buffers.all)] = [array.ctypes.data, *apart]
+
+    def _copy(self, buffer: int, array: np.ndarray) -> np.ndarray:
+        if buffer not in self._copies:
+            self._copies[buffer] = np.empty(array.shape, np.float32)
+        self._copies[buffer][...] = array
+        return self._copies[buffer]
 
     def rows(self, place: Place) -> np.ndarray:
         """The numbers of a place in all rows, `(rows, n)`."""

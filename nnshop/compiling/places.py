@@ -23,7 +23,8 @@ class Place(NamedTuple):
 class Buffer(NamedTuple):
     """What kind of rows a buffer has, and how many numbers a row holds.
 
-    Kinds: `sequence`, T * B rows, and `given`, such rows that come from outside; `state`, (T + 1) * B rows, of which `after` is
+    Kinds: `sequence`, T * B rows; `given`, such rows that come from outside; `spread`, the same at even distances from step to
+    step and from row to row, which are known when a program runs; `state`, (T + 1) * B rows, of which `after` is
     the same memory one step later; `sample`, B rows; `wide`, one for each row of a program that does all times at once; `pair`,
     2 * B rows; `single`, one row; `closure` and `weight`, memory from outside.
     """
@@ -32,8 +33,13 @@ class Buffer(NamedTuple):
     width: int
 
 
-_ROWS = {"t": ("sequence", "given", "state", "after"), "b": ("sample", "wide", "closure"), "p": ("pair",), "q": ("pair",),
-         "0": ("single", "closure", "weight")}  # fmt: skip
+_ROWS = {
+    "t": ("sequence", "given", "spread", "state", "after"),
+    "b": ("sample", "wide", "closure"),
+    "p": ("pair",),
+    "q": ("pair",),
+    "0": ("single", "closure", "weight"),
+}
 
 
 class Buffers:
@@ -46,6 +52,9 @@ class Buffers:
     def new(self, kind: str, width: int, rows: str) -> Place:
         self.all.append(Buffer(kind, width))
         return Place(len(self.all) - 1, rows, width)
+
+    def is_spread(self, place: Place) -> bool:
+        return self.all[place.buffer].kind == "spread"
 
     def resolve(self, place: Place) -> Place:
         """The place in the memory that there is."""

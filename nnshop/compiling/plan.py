@@ -9,7 +9,7 @@ from .dividing import above, find_groups, find_parts, needed_by, products_in
 from .keeping import can_be_made, is_quick
 from .nodes import CHEAP, Node, View, Weight, all_of
 from .places import Buffers, Place
-from .reuse import readers, reuse
+from .reuse import readers, reuse, spread
 from .reverse import Reverse
 from .schedule import Schedule
 from .translate import Translation
@@ -71,6 +71,9 @@ class Plan:
         self.forward_weights = list(self.weights.items())
         self._plan_backward(loads, n_forward)
         self.backward_weights = list(self.weights.items())[len(self.forward_weights) :]
+        factors = [place for g in self.weight_gradients for place in (g.input_place, g.gradient_place)]
+        flat = [program.schedule for program in [*self.forward, *self.backward] if program.flat]
+        spread(self.buffers, flat, [*factors, *self.y_places])
 
     def bytes_of_a_step(self, batch: int) -> int:
         """How much memory each step of time takes."""
@@ -279,7 +282,7 @@ class Plan:
             wanted = [node for node, _ in [*own, *others, *sinks, *adds]]
             leaves, others_leaves = ([states[i] for i in chosen] for chosen in (group, later))
             parts = find_parts(wanted, leaves, others_leaves, [node for node, _ in own], loads)
-            have = {node for node, _ in [*sinks, *own]}
+            have = {node for node, place in [*sinks, *own] if place.rows not in "pq"}  # for all times
             handed = dict.fromkeys([*products_in(parts.first), *needed_by(parts.last, loads)])
             sinks += [(node, self.buffers.new("sequence", node.size, "t")) for node in handed if node not in have]
             add(f"before_{n}", True, [pair for pair in sinks if pair[0] in parts.first], [])

@@ -34,6 +34,7 @@ class ProgramText:
         self.schedule, self.text, self.lanes = schedule, text, lanes
         self.entry: list[str] = []  # what comes before all loops
         self._buffers: set[int] = set()
+        self._strides: set[int] = set()  # of buffers that are spread
 
     def function(self, name: str) -> str:
         """The text of the whole function."""
@@ -57,6 +58,11 @@ class ProgramText:
         for i in sorted(self._buffers):
             addresses.append(f"  %at{i} = getelementptr i64, ptr %table, i64 {i}")
             addresses.append(f"  %P{i} = load ptr, ptr %at{i}")
+        for i in sorted(self._strides):
+            for n, of in enumerate(("step", "row"), 1):
+                place = i + n * len(self.schedule.buffers.all)
+                addresses.append(f"  %at_{of}{i} = getelementptr i64, ptr %table, i64 {place}")
+                addresses.append(f"  %{of}{i} = load i64, ptr %at_{of}{i}")
         lines = [f"define void @{name}({ARGUMENTS}) {{", "entry:", *addresses, *self.entry, *text.lines, "  ret void", "}"]
         return "\n".join(lines)
 
@@ -119,10 +125,19 @@ class ProgramText:
         self._buffers.add(place.buffer)
         if place.rows == "0":
             return text.new(f"getelementptr float, ptr %P{place.buffer}, i64 {place.offset}")
+        if self.schedule.buffers.is_spread(place):
+            step, row = (text.new(f"mul i64 {n}, {s}") for n, s in zip(("%t", row), self._apart(place)))
+            start = text.new(f"add i64 {text.new(f'add i64 {step}, {row}')}, {place.offset}")
+            return text.new(f"getelementptr float, ptr %P{place.buffer}, i64 {start}")
         if place.rows != "b":
             row = text.new(f"add i64 %row{place.rows}, {row}")
         start = text.new(f"mul i64 {row}, {place.width}")
         return text.new(f"getelementptr float, ptr %P{place.buffer}, i64 {text.new(f'add i64 {start}, {place.offset}')}")
+
+    def _apart(self, place: Place) -> tuple[str, str]:
+        """How far steps, and rows, of a spread buffer are apart."""
+        self._strides.add(place.buffer)
+        return f"%step{place.buffer}", f"%row{place.buffer}"
 
     def stack(self, kind: str) -> str:
         """Room for one value of this type, which LLVM turns into a register."""
@@ -143,8 +158,9 @@ class ProgramText:
         buffers, text = self.schedule.buffers, self.text
         given, result = (buffers.check(self.schedule.place(v.node), v) for v in (a, all_of(node, node.shape)))
         rows, n = node.shape
-        a_row = a.strides[0] if rows > 1 else given.width
-        even = rows == 1 or (given.width == rows * a_row and result.width == rows * n)
+        spread = buffers.is_spread(given)
+        a_row = a.strides[0] if rows > 1 else self._apart(given)[1] if spread else given.width
+        even = rows == 1 or (not spread and given.width == rows * a_row and result.width == rows * n)
         c_row = n if rows > 1 else result.width
         if even:
             count = text.new(f"mul i64 {text.new('sub i64 %b1, %b0')}, {rows}")
@@ -153,7 +169,7 @@ class ProgramText:
             with self.loop("%b0", "%b1") as row:
                 self._call(product, str(rows), self.address(given, row), a_row, self.address(result, row), c_row)
 
-    def _call(self, product: Product, rows: str, from_a: str, a_row: int, to_c: str, c_row: int) -> None:
+    def _call(self, product: Product, rows: str, from_a: str, a_row: int | str, to_c: str, c_row: int) -> None:
         text, node, a = self.text, product.node, product.node.args[0]
         text.declared.add(MULTIPLY)
         packed = self.schedule.weight(node.attribute)

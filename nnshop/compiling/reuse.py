@@ -1,4 +1,4 @@
-"""Lets values lie where others lay that nobody needs any more: gates in the place of what they were computed from."""
+"""Lets values lie where they are or where others lay that nobody needs any more: gates in the place of what made them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 
 from .nodes import View
-from .places import Place
+from .places import Buffers, Place
 from .roots import At, Root
 from .schedule import Schedule
 
@@ -104,6 +104,20 @@ def readers(schedule: Schedule) -> dict[int, dict[At | str, set[Region]]]:
             for view in product.node.args:
                 note(view, "products")
     return found
+
+
+def spread(buffers: Buffers, flat: Iterable[Schedule], ordered: Iterable[Place]) -> None:
+    """Lets what loops over time alone read lie as it comes: it need not be copied to the order of time.
+
+    Args:
+        buffers: Those of all programs; the kind of some changes.
+        flat: What does all times at once.
+        ordered: What else has all times in order.
+    """
+    needed = {place.buffer for place in ordered}.union(*map(readers, flat))
+    for i, buffer in enumerate(buffers.all):
+        if buffer.kind == "given" and i not in needed:
+            buffers.all[i] = buffer._replace(kind="spread")
 
 
 def _read(schedule: Schedule, views: Iterable[View], at: At) -> Iterator[View]:

@@ -230,5 +230,4 @@ def _hold(ys: nn.Variable, mask: nn.Variable, reverse: bool, way: str) -> nn.Var
         return y, y
 
     start = F.constant(0, (ys.shape[0], *ys.shape[2:]))
-    held, _ = iterate(step, (swap_time(ys), swap_time(mask)), start, reverse=reverse, way=way)
-    return swap_time(held)
+    return iterate(step, (ys, mask), start, reverse=reverse, way=way, time_axis=1)[0]

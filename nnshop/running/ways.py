@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from ..building import building
 from ..checks import check_count, check_flag
 from ..compiling.nodes import Unsupported
-from ..core import Tree, check_variables, shapes, tree_leaves
+from ..core import Tree, check_variables, shapes, tree_leaves, tree_map
+from ..functions import swap_time
 from ..kernels import why_not_compiled as why_not_llvm
 from ..portable import is_portable
 from ..sharing import sharing_is_meant
@@ -44,6 +46,7 @@ def iterate(
     way: str = "auto",
     running: Callable | None = None,
     checkpoint_every: int | None = None,
+    time_axis: int = 0,
 ) -> tuple[Tree, Tree]:
     """Runs a plain function over time; nothing is assumed about a batch axis.
 
@@ -71,6 +74,7 @@ def iterate(
             not computed. Elsewhere they are: they must leave alone what is used of the state. Their outputs mean nothing.
         checkpoint_every: For "loop" and "compiled": keeps each k-th state only, and computes those between once more in the
             backward pass; about sqrt(T) needs least memory. By default it keeps all.
+        time_axis: 0, or 1 for xs and ys of shape `(B, T, ...)`, which the compiled way reads and writes as they are.
 
     Returns:
         `(ys, state)`: a tree of Variables `(T, ...)`, and the last state.
@@ -87,25 +91,30 @@ def iterate(
         array([1., 3., 6.], dtype=float32)
     """
     check_way(way)
-    length = sequence_length(xs, length, axis=0)
+    check_time_axis(time_axis)
+    length = sequence_length(xs, length, axis=time_axis)
     check_variables(state, "a state")
     check_flag("reverse", reverse)
     check_checkpoints(checkpoint_every, way)
     explaining.begin(step, length)
     options: dict[str, Any] = {} if checkpoint_every is None else {"checkpoint_every": checkpoint_every}
-    if way == "compiled":
-        check_compiled()
     with sharing_is_meant():  # among steps
+        if way == "compiled":
+            check_compiled()
+            return _compiled(step, xs, state, length, reverse, running, **options, batch_major=time_axis == 1)
+        run: Callable = WAYS.get(way, iterate_plainly)
         if way == "auto":
-            return _iterate_fast(step, xs, state, length, reverse, running)
-        return WAYS[way](step, xs, state, length, reverse, running, **options)
+            made, repeatable = try_compiled(step, xs, state, length, reverse, running, batch_major=time_axis == 1)
+            if made is not None:
+                return made
+            run = partial(run, repeatable=repeatable)
+        ys, state = run(step, _time_first(xs, time_axis), state, length, reverse, running, **options)
+        return _time_first(ys, time_axis), state
 
 
-def _iterate_fast(
-    step: Callable, xs: Tree, state: Tree, length: int, reverse: bool, running: Callable | None
-) -> tuple[Tree, Tree]:
-    made, repeatable = try_compiled(step, xs, state, length, reverse, running)
-    return iterate_plainly(step, xs, state, length, reverse, running, repeatable) if made is None else made
+def _time_first(xs: Tree, time_axis: int) -> Tree:
+    """Exchanges the first two axes of sequences, whose time is on this one, or should be."""
+    return tree_map(swap_time, xs) if time_axis else xs
 
 
 def try_compiled(
@@ -163,6 +172,12 @@ def check_way(way: str, known: Iterable[str] = WAYS) -> None:
     """Raises ValueError unless the way to run is known."""
     if way not in ("auto", *known):
         raise ValueError(f"way must be one of {', '.join(['auto', *known])}; got {way!r}.")
+
+
+def check_time_axis(time_axis: Any) -> None:
+    """Raises ValueError unless the axis is one of those that time may have."""
+    if time_axis not in (0, 1):
+        raise ValueError(f"time_axis is 0 for (T, B, ...), or 1 for (B, T, ...); got {time_axis!r}.")
 
 
 def check_checkpoints(checkpoint_every: int | None, way: str) -> None:

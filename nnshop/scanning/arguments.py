@@ -12,7 +12,7 @@ import numpy as np
 
 from ..checks import check_variable
 from ..core import is_whole
-from ..functions import swap_time, unstack
+from ..functions import unstack
 
 
 def as_variable(value: Any, who: str) -> nn.Variable:
@@ -89,13 +89,14 @@ class Sequence:
 
     Args:
         name: What messages call it.
-        value: `(L, ...)`.
+        value: `(L, ...)`, or `(B, L, ...)` with the time axis 1.
         taps: As they were written.
     """
 
     name: str
     value: nn.Variable
     taps: tuple[int, ...]
+    time_axis: int = 0
 
     @classmethod
     def of(cls, number: int, entry: Any, time_axis: int) -> Sequence:
@@ -106,7 +107,17 @@ class Sequence:
         value = as_variable(fields["input"], name)
         if value.ndim <= time_axis:
             raise ValueError(f"{name} needs its time on axis {time_axis}; it has the shape {value.shape}.")
-        return cls(name, swap_time(value) if time_axis else value, _taps(name, fields.get("taps"), 0))
+        return cls(name, value, _taps(name, fields.get("taps"), 0), time_axis)
+
+    @property
+    def length(self) -> int:
+        return self.value.shape[self.time_axis]
+
+    @property
+    def entry_shape(self) -> tuple[int, ...]:
+        """The shape of what a tap reads."""
+        shape, axis = self.value.shape, self.time_axis
+        return shape[:axis] + shape[axis + 1 :]
 
     @property
     def low(self) -> int:
@@ -115,20 +126,20 @@ class Sequence:
     @property
     def steps(self) -> int:
         """For how many steps all taps are there; tap 0 counts, also where it is not read."""
-        return self.value.shape[0] - max(0, *self.taps) + self.low
+        return self.length - max(0, *self.taps) + self.low
 
     def __str__(self) -> str:
-        return f"{self.name} of {self.value.shape[0]} entries lasts {self.steps} steps with taps {list(self.taps)}"
+        return f"{self.name} of {self.length} entries lasts {self.steps} steps with taps {list(self.taps)}"
 
     def columns(self, n_steps: int, backwards: bool) -> tuple[nn.Variable, ...]:
-        """What each tap reads at each step, `(n_steps, ...)`."""
+        """What each tap reads at each step, `(n_steps, ...)` or `(B, n_steps, ...)`."""
         first = self.steps - n_steps if backwards else 0
         return tuple(self._column(first + tap - self.low, n_steps, backwards) for tap in self.taps)
 
     def _column(self, start: int, n_steps: int, backwards: bool) -> nn.Variable:
-        whole = n_steps == self.value.shape[0]
-        column = self.value if whole else self.value[start : start + n_steps]
-        return F.flip(column, axes=[0]) if backwards else column
+        part = (slice(None),) * self.time_axis + (slice(start, start + n_steps),)
+        column = self.value if n_steps == self.length else self.value[part]
+        return F.flip(column, axes=[self.time_axis]) if backwards else column
 
 
 @dataclass(frozen=True)

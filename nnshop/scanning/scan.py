@@ -19,7 +19,7 @@ from ..parameters import scratch
 from ..running import iterate
 from ..running.replacing import Made, made_by
 from ..running.step_graph import draws
-from ..running.ways import check_checkpoints, check_way
+from ..running.ways import check_checkpoints, check_time_axis, check_way
 from .arguments import Output, Sequence, as_variable, items, number_of_steps
 from .ending import Ending, ending, hold, last_steps, start_of
 from .returned import Returned
@@ -113,13 +113,16 @@ def scan(
         first, outputs = _try(fn, inputs, outputs, constants, strict, time_axis, cut_at_end, truncate_gradient != -1)
         xs = tuple(sequence.columns(n_steps, go_backwards) for sequence in inputs)
         call = Call(fn, outputs, constants, tuple(first.updates))
-        options = {"way": way, "checkpoint_every": checkpoint_every}
+        plain = first.condition is None and bptt_window is None and truncate_gradient == -1
+        axis = time_axis if plain else 0  # all else wants the time first
+        xs = xs if axis == time_axis else tree_map(swap_time, xs)
+        options = {"way": way, "checkpoint_every": checkpoint_every, "time_axis": axis}
         plan, lengths = _Plan(call, xs, n_steps, bptt_window, time_axis == 1, options), None
         if first.condition is None:
             ys, state = plan.run(truncate_gradient)
         else:
             ys, state, lengths = plan.run_until(first.condition, truncate_gradient, cut_at_end)
-    ys = [swap_time(y) if time_axis else y for y in ys]
+    ys = [y if axis == time_axis else swap_time(y) for y in ys]
     found = Updates(dict(zip(first.updates, state.shared)), lengths)
     return (ys if return_list or len(ys) > 1 else ys[0] if ys else None), found
 
@@ -133,8 +136,7 @@ def _check_options(
         _check_count("truncate_gradient", truncate_gradient, "1 or more steps, or -1 for all")
     if bptt_window is not None:
         _check_count("bptt_window", bptt_window, "1 or more steps")
-    if time_axis not in (0, 1):
-        raise ValueError(f"time_axis is 0 for (T, B, ...), or 1 for (B, T, ...); got {time_axis!r}.")
+    check_time_axis(time_axis)
     check_way(way)
     check_checkpoints(checkpoint_every, way)
 
@@ -162,7 +164,7 @@ def _try(
     Raises:
         ValueError, TypeError: As `scan`.
     """
-    x = tuple(tuple(nn.Variable(s.value.shape[1:], need_grad=True) for _ in s.taps) for s in inputs)
+    x = tuple(tuple(nn.Variable(s.entry_shape, need_grad=True) for _ in s.taps) for s in inputs)
     windows = tuple(tuple(nn.Variable(v.shape, need_grad=True) for v in output.start) for output in outputs)
     call = Call(fn, outputs, constants)
     arguments = call.arguments(x, State(windows, ()))

@@ -18,7 +18,7 @@ pytest.importorskip("llvmlite")
 
 from nnshop.compiling import machine
 from nnshop.compiling.products import ROWS, WIDTH, kernels, multiply, multiply_packed, pack
-from nnshop.compiling.products.blocks import BLOCK_BREADTH, BLOCK_DEPTH, DEPTH, HEIGHT
+from nnshop.compiling.products.blocks import BLOCK_BREADTH, BLOCK_DEPTH, DEPTH, HEIGHT, PAGE
 from nnshop.compiling.products.loops import Writer
 from nnshop.compiling.products.packing import transposed
 from nnshop.compiling.products.tile import LANES, VECTOR
@@ -89,6 +89,16 @@ def test_around_a_tile(n: int) -> None:
 def test_deep_products(k: int) -> None:
     for m, n in ((1, WIDTH + 1), (ROWS + 1, 2 * WIDTH + 1), (HEIGHT + 1, WIDTH + 1)):
         check(matrix(m, k), matrix(k, n, 1), room=5)
+
+
+@pytest.mark.parametrize("k", [PAGE, PAGE - 1, BLOCK_DEPTH - 3])
+def test_rows_that_are_pages_apart(k: int) -> None:
+    """They are copied, tile by tile; what lies beside the k numbers of a row is not read."""
+    for width in (PAGE, 2 * PAGE):
+        wide = np.full((HEIGHT + 3, width), np.nan, np.float32)
+        wide[:, :k] = matrix(HEIGHT + 3, k)
+        for n in (WIDTH - 1, 2 * WIDTH):
+            check(wide[:, :k], matrix(k, n, 1), room=1)
 
 
 @pytest.mark.parametrize("n", [BLOCK_BREADTH - 1, BLOCK_BREADTH, 2 * BLOCK_BREADTH + WIDTH + 1])

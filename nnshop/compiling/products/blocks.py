@@ -14,6 +14,7 @@ DEPTH = 1024  # of a panel then: it stays in the second-level cache
 BLOCK_DEPTH = 256  # more rows go through B block by block, which stay in the second-level cache; a tile of A stays in the first
 BLOCK_BREADTH = 16 * WIDTH
 BLOCK = BLOCK_DEPTH * BLOCK_BREADTH  # numbers in a block
+PAGE = 1024  # numbers so far apart, or a multiple, have the same places in the first-level cache
 DIRECT = ROWS  # one tile reads B once, which does not pay for packing it
 _A, _C = "ptr %a, i64 %a_row, i64 %a_column", "ptr %c, i64 %c_row, i64 %accumulate"
 PANELS = f"i64 %m, i64 %n, i64 %k, {_A}, ptr %b, i64 %b_row, i64 %panel, {_C}"
@@ -64,6 +65,7 @@ def multiply_blocks() -> Writer:
     many = text.is_true("sgt", "%m", HEIGHT)
     pairs = (BLOCK_BREADTH, text.largest("%n", 1)), (BLOCK_DEPTH, DEPTH), (ROWS, HEIGHT)
     breadth, depth, height = (text.new(f"select i1 {many}, i64 {a}, i64 {b}") for a, b in pairs)
+    text.put(f"%near = alloca [{ROWS * BLOCK_DEPTH} x float], align 64")
     with (
         _blocks(text, "%n", breadth, WIDTH) as (j, n),
         _blocks(text, "%k", depth) as (start, k),
@@ -72,11 +74,27 @@ def multiply_blocks() -> Writer:
         of_a = text.at(text.at("%a", i, "%a_row"), start, "%a_column")
         of_b = text.at(text.at("%b", start, "%b_row"), text.whole("udiv", j, WIDTH), "%panel")
         to_c = text.at(text.at("%c", i, "%c_row"), j)
+        of_a, a_row = _near(text, many, of_a, m, k)
         text.put(
-            f"call void @panels(i64 {m}, i64 {n}, i64 {k}, ptr {of_a}, i64 %a_row, i64 %a_column, "
+            f"call void @panels(i64 {m}, i64 {n}, i64 {k}, ptr {of_a}, i64 {a_row}, i64 %a_column, "
             f"ptr {of_b}, i64 %b_row, i64 %panel, ptr {to_c}, i64 %c_row, i64 {_adds(text, start)})"
         )
     return text
+
+
+def _near(text: Writer, many: str, of_a: str, m: str, k: str) -> tuple[str, str]:
+    """A tile of A and the distance of its rows: a copy, where in A they displace each other from the first-level cache."""
+    same = text.is_true("eq", text.whole("and", "%a_row", PAGE - 1), 0)
+    in_rows = text.is_true("eq", "%a_column", 1)
+    copied = text.new(f"and i1 {many}, {text.new(f'and i1 {same}, {in_rows}')}")
+    text.declared.add("declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)")
+    with text.where(copied), text.loop(m) as row:
+        places = f"ptr {text.at('%near', row.index, BLOCK_DEPTH)}, ptr {text.at(of_a, row.index, '%a_row')}"
+        text.put(f"call void @llvm.memcpy.p0.p0.i64({places}, i64 {text.whole('mul', k, 4)}, i1 false)")
+    return (
+        text.new(f"select i1 {copied}, ptr %near, ptr {of_a}"),
+        text.new(f"select i1 {copied}, i64 {BLOCK_DEPTH}, i64 %a_row"),
+    )
 
 
 def multiply() -> Writer:
