@@ -34,12 +34,13 @@ from nnshop import (
     stack,
     tree_leaves,
 )
-from nnshop.functions import faster, functions_of
+from nnshop.functions import faster
+from nnshop.graphs import functions_of
+from nnshop.graphs.replaying import DrawBits
+from nnshop.graphs.tracing import noting_python_functions
 from nnshop.running import fused
-from nnshop.running.drawing import DrawBits
 from nnshop.running.loop import Loop
 from nnshop.running.moving import Mover
-from nnshop.running.tracing import noting_python_functions
 
 CUDNN = nn.Context(["cudnn:float", "cuda:float", "cpu:float"], "CpuCachedArray", device_id="0")
 CUDA = nn.Context(["cuda:float", "cpu:float"], "CpuCachedArray", device_id="0")

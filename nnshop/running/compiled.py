@@ -12,15 +12,14 @@ from ..compiling.nodes import Unsupported, Weight
 from ..compiling.places import Place
 from ..compiling.products import pack
 from ..core import Tree, shapes, tree_leaves, tree_like, tree_map
-from ..functions import functions_of
+from ..graphs import Drawing, as_list, functions_of
 from ..kernels.array_function import Shape, array_of, check_shapes, gradient_of
 from ..portable import is_portable
 from . import explaining
-from .drawing import Drawing
 from .gradients import Gradients, give_product
 from .loop import check_every, find_running
 from .recipe import Recipe
-from .step_graph import StepGraph, as_list
+from .step_graph import StepGraph
 from .tracing import trace
 from .unrolled import check_state_kept
 

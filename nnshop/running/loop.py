@@ -8,12 +8,12 @@ import nnabla as nn
 import nnabla.functions as F
 
 from ..core import Tree, is_whole, shapes, tree_leaves, tree_like, tree_map
+from ..graphs import Drawing, as_list
 from ..kernels.array_function import Shape, Variables, check_shapes
 from ..portable import is_portable
 from . import explaining
-from .drawing import Drawing
 from .moving import Mover
-from .step_graph import StepGraph, as_list
+from .step_graph import StepGraph
 from .tracing import trace
 from .unrolled import check_state_kept
 

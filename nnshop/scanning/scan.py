@@ -15,10 +15,10 @@ from nnabla.parameter import get_parameter_or_create
 from ..building import building
 from ..core import Tree, is_whole, tree_map
 from ..functions import swap_time
+from ..graphs import Traced, trace
+from ..graphs.replaying import draws
 from ..parameters import scratch
 from ..running import iterate
-from ..running.replacing import Made, made_by
-from ..running.step_graph import draws
 from ..running.ways import check_checkpoints, check_way
 from .arguments import Output, Sequence, as_variable, items, number_of_steps
 from .ending import Ending, ending, hold, last_steps, start_of
@@ -171,9 +171,10 @@ def _try(
         first = call(x, State(windows, ()))
         runs_twice = truncated and first.condition is not None
         if strict or runs_twice:
-            made = made_by(lambda: call(x, State(windows, ())).variables())
+            other, made = (trace(lambda: call(x, State(windows, ())).variables()) for _ in range(2))
+            made = made.without(other)
         if strict:
-            check_closures(fn, made, [*arguments, *first.updates])
+            check_closures(fn, made, other.variables(), [*arguments, *first.updates])
         if runs_twice:
             _check_not_random(made)
         names = {v.data: name for name, v in nn.get_parameters(grad_only=False).items()}
@@ -244,8 +245,8 @@ def _check_condition(first: Returned, windows: Tree, cut_at_end: bool) -> None:
                 )
 
 
-def _check_not_random(made: Made) -> None:
-    kinds = [function.info.type_name for function in made.own if draws(function, made.python.get(function))]
+def _check_not_random(made: Traced) -> None:
+    kinds = [function.info.type_name for function in made.functions if draws(function, made.python.get(function))]
     if kinds:
         raise ValueError(
             f"truncate_gradient with until runs the scan twice, first to see where it ends, and {kinds[0]} would draw other "

@@ -17,7 +17,8 @@ from nnabla.parameter import get_parameter_or_create
 
 import nnshop
 from nnshop import GRUCell, LSTMCell, SimpleRNNCell, TimeDistributed, bidirectional, lift, run, stack
-from nnshop.functions import functions_of, linear_cross_entropy, sequence_loss
+from nnshop.functions import linear_cross_entropy, sequence_loss
+from nnshop.graphs import functions_of
 
 require_device()
 
