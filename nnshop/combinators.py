@@ -17,7 +17,7 @@ from .functions import activation as find_activation
 from .functions import faster, reshape, stop_gradient, where, without_padding
 from .owners import check_owners
 from .parametric_functions import checking, embed
-from .running.sequences import over
+from .running.recurrence import Recurrence
 
 
 class Wrapper(AbstractCell):
@@ -55,14 +55,14 @@ class Lifted(AbstractCell):
         with nn.parameter_scope(self.name or ""):
             return checking(self.function)(x, *self.arguments, **dict(self.options)), state
 
-    def over(self, xs: Tree, state: Tree, mask: nn.Variable | None, **_: Any) -> tuple[Tree, Tree] | None:
+    def over(self, run: Recurrence) -> tuple[Tree, Tree] | None:
         """One call for all steps, `(B * T, ...)`, where the function treats rows independently."""
         if not (self.rowwise or self.function in ROWWISE):
             return None
-        steps = shapes(tree_leaves(xs)[0])[:2]
-        rows = tree_map(lambda v: reshape(without_padding(mask, v), (steps[0] * steps[1], *v.shape[2:])), xs)
-        y, _ = self(rows, state)
-        return tree_map(lambda v: reshape(faster(v), (*steps, *v.shape[1:])), y), state
+        steps = shapes(tree_leaves(run.xs)[0])[:2]
+        rows = tree_map(lambda v: reshape(without_padding(run.mask, v), (steps[0] * steps[1], *v.shape[2:])), run.xs)
+        y, _ = self(rows, run.state)
+        return tree_map(lambda v: reshape(faster(v), (*steps, *v.shape[1:])), y), run.state
 
 
 # Functions whose row b depends on row b of x only.
@@ -109,9 +109,9 @@ class Stack(AbstractCell):
     def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
         return self._in_turn(lambda cell, x, before: cell(x, before), x, state)
 
-    def over(self, xs: Tree, state: Tree, mask: nn.Variable | None, **options: Any) -> tuple[Tree, Tree] | None:
+    def over(self, run: Recurrence) -> tuple[Tree, Tree] | None:
         """Layer by layer, each in its fastest way."""
-        return self._in_turn(lambda cell, xs, before: over(cell, xs, before, mask, **options), xs, state)
+        return self._in_turn(run.of, run.xs, run.state)
 
     def _in_turn(self, run: Callable, x: Tree, state: Tree) -> tuple[Tree, Tree]:
         after = []
@@ -388,9 +388,9 @@ class Residual(Wrapper):
         y, state = self.cell(x, state)
         return self._add(x, y), state
 
-    def over(self, xs: Tree, state: Tree, mask: nn.Variable | None, **options: Any) -> tuple[Tree, Tree] | None:
-        ys, state = over(self.cell, xs, state, mask, **options)
-        return self._add(tree_map(partial(without_padding, mask), xs), ys), state
+    def over(self, run: Recurrence) -> tuple[Tree, Tree] | None:
+        ys, state = run.of(self.cell, run.xs, run.state)
+        return self._add(tree_map(partial(without_padding, run.mask), run.xs), ys), state
 
     def _add(self, x: Tree, y: Tree) -> Tree:
         if shapes(y) != shapes(x):

@@ -136,15 +136,15 @@ def test_another_width_or_batch_is_refused(shape: tuple) -> None:
 def test_a_long_sequence_is_done_in_parts_whose_buffers_are_freed(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = gradients(*built("unrolled"))
     monkeypatch.setattr(compiled, "BUDGET", 2000)
-    made: list[compiled.Compiled] = []
-    monkeypatch.setattr(compiled, "Compiled", lambda *args: made.append(compiled_class(*args)) or made[-1])
+    made: list[compiled.CompiledFunction] = []
+    monkeypatch.setattr(compiled, "CompiledFunction", lambda *args: made.append(compiled_class(*args)) or made[-1])
     assert_same(tuple(gradients(*built("compiled"))), tuple(expected))
     (function,) = made
     assert len(function.parts) > 1
     assert not function.memories
 
 
-compiled_class = compiled.Compiled
+compiled_class = compiled.CompiledFunction
 
 
 def test_one_variable_may_be_several_inputs() -> None:
@@ -240,3 +240,10 @@ def test_what_is_unlinked_within_a_step_stops_the_gradient(way: str, auto_forwar
     randomize()
     expected = measure(lambda x, h: iterate(step, x, h, way="unrolled"), x, h)
     assert_same(measure(lambda x, h: iterate(step, x, h, way=way), x, h, auto_forward=auto_forward), expected)
+
+
+@pytest.mark.parametrize("way", ["unrolled", "loop", "compiled", "fused"])
+def test_explain_tells_of_a_way_that_was_asked_for(way: str, capsys: pytest.CaptureFixture[str]) -> None:
+    explain(CELL, nn.Variable((B, T, D)), way=way, lengths=[T] * B)
+    taken = "compiled" if way == "fused" else way
+    assert capsys.readouterr().out == f"{CELL}, {T} steps: {taken}\n"

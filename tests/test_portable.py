@@ -38,7 +38,8 @@ from nnshop.export import save_nnp
 from nnshop.functions import length_mask, where
 from nnshop.kernels.array_function import ArrayFunction, array_of
 from nnshop.portable import is_portable, portable
-from nnshop.running.sequences import over
+from nnshop.running import Fused
+from nnshop.running.recurrence import Recurrence
 
 B, T, D, H = 4, 7, 3, 5
 MASK = np.array([[1] * 7, [1, 1, 0, 0, 0, 0, 0], [1, 0, 1, 1, 0, 0, 1], [0] * 7])
@@ -211,7 +212,7 @@ def test_values_and_gradients_are_the_same(kind: str, mask: Any, reverse: bool, 
 
 def test_a_fused_way_is_refused_in_it() -> None:
     with portable(), pytest.raises(ValueError, match=r"portable\(\) allows NNabla's own functions only|llvmlite"):
-        over(LSTMCell(H), variable(B, T, D), LSTMCell(H).initial_state(B), None, length=T, reverse=False, way="fused")
+        Recurrence(Fused(), LSTMCell(H), variable(B, T, D), LSTMCell(H).initial_state(B), T, batch_major=True).run()
 
 
 def test_a_gradient_of_a_gradient() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import nnabla as nn
 import numpy as np
@@ -11,54 +11,38 @@ from ..compiling.memory import Memory
 from ..compiling.nodes import Unsupported, Weight
 from ..compiling.places import Place
 from ..compiling.products import pack
-from ..core import Tree, shapes, tree_leaves, tree_like, tree_map
+from ..core import Tree, shapes, tree_leaves, tree_like
 from ..graphs import Drawing, as_list, functions_of
 from ..kernels.array_function import Shape, array_of, check_shapes, gradient_of
-from ..portable import is_portable
 from . import explaining
 from .gradients import Gradients, give_product
-from .loop import check_every, find_running
+from .loop import find_running
 from .recipe import Recipe
+from .recurrence import Recurrence
 from .step_graph import StepGraph
 from .tracing import trace
 from .unrolled import check_state_kept
 
 
-def iterate(
-    step: Callable,
-    xs: Tree,
-    state: Tree,
-    length: int,
-    reverse: bool,
-    running: Callable | None = None,
-    checkpoint_every: int | None = None,
-    batch_major: bool = False,
-    must_pay: bool = False,
-) -> tuple[Tree, Tree]:
-    """Compiles the step; see `nnshop.running.iterate`.
+def iterate(run: Recurrence, every: int | None, must_pay: bool) -> tuple[Tree, Tree]:
+    """Compiles the step; see `nnshop.running.Compiled`.
 
     Args:
-        batch_major: Sequences are `(B, T, ...)`.
+        run: What is run, without a mask.
+        every: Keep the states of each such step only.
         must_pay: Raises Unsupported for a sequence so short that NNabla's own functions take less time.
     """
-
-    def one(v: nn.Variable) -> nn.Variable:
-        return nn.Variable((v.shape[0], *v.shape[2:]) if batch_major else v.shape[1:])
-
-    if is_portable():
-        raise ValueError("portable() allows NNabla's own functions only, and way='compiled' is none; use way='unrolled'.")
-    graph, y, after = trace(step, tree_map(one, xs), state, hoist=True)
-    check_state_kept(shapes(state), shapes(after))
+    graph, y, after = trace(run.step, run.one_step(), run.state, hoist=True)
+    check_state_kept(shapes(run.state), shapes(after))
     if not graph.outputs:
         return y, after
-    inputs = [*tree_leaves((xs, state)), *graph.closures]
+    inputs = [*tree_leaves((run.xs, run.state)), *graph.closures]
     if must_pay:
-        _check_that_it_pays(graph, length)
-    recipe = Recipe(graph, len(tree_leaves(xs)), len(tree_leaves(y)))
+        _check_that_it_pays(graph, run.length)
+    recipe = Recipe(graph, len(tree_leaves(run.xs)), len(tree_leaves(y)))
     wanted = frozenset(i for i, v in enumerate(inputs) if v.need_grad)
-    every = None if checkpoint_every is None else check_every(checkpoint_every)
-    ends = None if running is None else find_running(running, state)
-    function = Compiled(recipe, length, reverse, batch_major, wanted, every, ends)
+    ends = None if run.running is None else find_running(run.running, run.state)
+    function = CompiledFunction(recipe, run.length, run.reverse, run.batch_major, wanted, every, ends)
     function.outside = graph.outside if nn.get_auto_forward() else []
     function.watched = [(v, v.shape) for _, given, _ in graph.outside for v in given if v.parent is None]
     explaining.take("compiled")
@@ -91,7 +75,7 @@ def pack_weight(weight: Weight, array: np.ndarray, packed: np.ndarray | None) ->
     return pack(part.T if weight.transposed else part, packed)
 
 
-class Compiled(Drawing):
+class CompiledFunction(Drawing):
     """`(xs, states, closures) -> (ys, states)`, sequences `(T, B, ...)`, or `(B, T, ...)` with `batch_major`.
 
     Args:

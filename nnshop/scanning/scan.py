@@ -18,8 +18,8 @@ from ..functions import swap_time
 from ..graphs import Traced, trace
 from ..graphs.replaying import draws
 from ..parameters import scratch
-from ..running import iterate
-from ..running.ways import check_checkpoints, check_way
+from ..running import Way, iterate
+from ..running.ways import find_way
 from .arguments import Output, Sequence, as_variable, items, number_of_steps
 from .ending import Ending, ending, hold, last_steps, start_of
 from .returned import Returned
@@ -40,12 +40,11 @@ def scan(
     name: str | None = None,
     strict: bool = False,
     return_list: bool = False,
-    way: str = "auto",
+    way: str | Way = "auto",
     *,
     time_axis: int = 0,
     bptt_window: int | None = None,
     cut_at_end: bool = False,
-    checkpoint_every: int | None = None,
 ) -> tuple[Any, Updates]:
     """Calls a function once for each step of sequences, each time with some of its own past outputs, as `theano.scan` does.
 
@@ -76,12 +75,11 @@ def scan(
         name: A parameter scope around the function's.
         strict: The function may read only what it is given, and what parametric functions make.
         return_list: A list of outputs also where there is one.
-        way: "unrolled", "loop" or "auto", as in `nnshop.iterate`.
+        way: "unrolled", "loop", "compiled" or "auto", or a value with options, as in `nnshop.iterate`.
         time_axis: 0, Theano's, or 1 for sequences, outputs and initials with time axes of shape `(B, T, ...)`.
         bptt_window: k: no gradient passes between windows of k steps, counted from the start: truncated backpropagation
             through time, in one graph.
         cut_at_end: In auto-forward mode: outputs end with the longest sample, where `until` ends them.
-        checkpoint_every: For `way="loop"`, as in `nnshop.iterate`.
 
     Returns:
         `(outputs, updates)`. outputs: one Variable `(n_steps, ...)`, or a list, without initial values; None for none. After
@@ -104,7 +102,8 @@ def scan(
         >>> ys.forward(); ys.d.tolist()
         [[2.0, 1.0], [4.0, 3.0], [9.0, 7.0]]
     """
-    _check_options(fn, truncate_gradient, time_axis, bptt_window, way, checkpoint_every)
+    _check_options(fn, truncate_gradient, time_axis, bptt_window)
+    found_way = find_way(way)
     inputs = [Sequence.of(i, entry, time_axis) for i, entry in enumerate(items(sequences))]
     outputs = [Output.of(i, entry, time_axis) for i, entry in enumerate(items(outputs_info))]
     constants = [as_variable(v, f"non_sequence {i}") for i, v in enumerate(items(non_sequences))]
@@ -113,8 +112,7 @@ def scan(
         first, outputs = _try(fn, inputs, outputs, constants, strict, time_axis, cut_at_end, truncate_gradient != -1)
         xs = tuple(sequence.columns(n_steps, go_backwards) for sequence in inputs)
         call = Call(fn, outputs, constants, tuple(first.updates))
-        options = {"way": way, "checkpoint_every": checkpoint_every}
-        plan, lengths = _Plan(call, xs, n_steps, bptt_window, time_axis == 1, options), None
+        plan, lengths = _Plan(call, xs, n_steps, bptt_window, time_axis == 1, found_way), None
         if first.condition is None:
             ys, state = plan.run(truncate_gradient)
         else:
@@ -124,9 +122,7 @@ def scan(
     return (ys if return_list or len(ys) > 1 else ys[0] if ys else None), found
 
 
-def _check_options(
-    fn: Any, truncate_gradient: Any, time_axis: Any, bptt_window: Any, way: str, checkpoint_every: int | None
-) -> None:
+def _check_options(fn: Any, truncate_gradient: Any, time_axis: Any, bptt_window: Any) -> None:
     if not callable(fn):
         raise TypeError(f"scan takes a function of one step first; got {fn!r}.")
     if truncate_gradient != -1:
@@ -135,8 +131,6 @@ def _check_options(
         _check_count("bptt_window", bptt_window, "1 or more steps")
     if time_axis not in (0, 1):
         raise ValueError(f"time_axis is 0 for (T, B, ...), or 1 for (B, T, ...); got {time_axis!r}.")
-    check_way(way)
-    check_checkpoints(checkpoint_every, way)
 
 
 def _check_count(option: str, value: Any, wanted: str) -> None:
@@ -266,11 +260,11 @@ class _Plan:
         n_steps: How many steps there are at most.
         window: Between how many steps gradients pass.
         batch_axis: Whether all entries of sequences are known to have one.
-        options: Of `iterate`.
+        way: How to run.
     """
 
-    def __init__(self, call: Call, xs: Tree, n_steps: int, window: int | None, batch_axis: bool, options: dict) -> None:
-        self.call, self.xs, self.n_steps, self.window, self.options = call, xs, n_steps, window, options
+    def __init__(self, call: Call, xs: Tree, n_steps: int, window: int | None, batch_axis: bool, way: Way) -> None:
+        self.call, self.xs, self.n_steps, self.window, self.way = call, xs, n_steps, window, way
         self.batch_axis = batch_axis
         self.state = State(tuple(output.start for output in call.outputs), tuple(call.shared))
 
@@ -286,7 +280,7 @@ class _Plan:
     def _part(self, call: Callable, state: State, start: int, stop: int) -> tuple[list[nn.Variable], State]:
         xs = tree_map(lambda x: x[start:stop], self.xs) if stop - start < self.n_steps else self.xs
         step, xs = self._windowed(stepping(call), xs, start, stop)
-        (ys, _), state = iterate(step, xs, state, stop - start, **self.options)
+        (ys, _), state = iterate(step, xs, state, stop - start, way=self.way)
         return list(ys), state
 
     def _windowed(self, step: Callable, xs: Tree, start: int, stop: int) -> tuple[Callable, Tree]:
@@ -307,6 +301,6 @@ class _Plan:
     def _ending(self, call: Callable, xs: Tree, condition: nn.Variable) -> tuple[Tree, Ending]:
         step, xs = self._windowed(stepping(call), xs, 0, self.n_steps)
         start = start_of(xs, self.state, condition, self.batch_axis)
-        ys, end = iterate(ending(step), xs, start, self.n_steps, running=lambda end: end.running, **self.options)
+        ys, end = iterate(ending(step), xs, start, self.n_steps, running=lambda end: end.running, way=self.way)
         end.steps.need_grad = False
         return ys, end

@@ -15,7 +15,7 @@ from nnshop.graphs import Rule, Traced, again, functions_of, rewrite, trace
 from nnshop.recurrentshop import RecurrentModel
 from nnshop.running import WAYS
 
-each_way = pytest.mark.parametrize("way", ["auto", *WAYS])
+each_way = pytest.mark.parametrize("way", WAYS)
 
 
 def variable(*numbers: float) -> nn.Variable:
