@@ -12,7 +12,7 @@ import nnabla.functions as F
 
 from .building import building
 from .checks import check_given_sizes, check_variable
-from .combinators import Wrapper, readout
+from .combinators import Passing, Wrapper, readout
 from .core import AbstractCell, StateSpec, Tree, batch_size_of, check_cell, shapes
 from .functions import faster, length_mask, reshape, where, without_padding
 from .running.recurrence import Recurrence
@@ -205,7 +205,7 @@ def _at_all(v: nn.Variable, steps: int) -> nn.Variable:
 
 
 @dataclass(frozen=True, repr=False)
-class Attending(Wrapper):
+class Attending(Passing, Wrapper):
     """A cell that looks at a memory; see `attend`."""
 
     cell: AbstractCell
@@ -219,14 +219,8 @@ class Attending(Wrapper):
     def state(self) -> Tree:
         return (self.cell.state, self.aligning.state) if self.aligning.score.cumulates else self.cell.state
 
-    def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
-        return self._in_turn(lambda cell, x, before: cell(x, before), x, state)
-
-    def over(self, run: Recurrence) -> tuple[Tree, Tree] | None:
-        """First the cell, then the alignments, each in its fastest way, then the rest for all steps at once."""
-        return self._in_turn(run.of, run.xs, run.state)
-
-    def _in_turn(self, run: Callable, x: Tree, state: Tree) -> tuple[Tree, Tree]:
+    def pass_on(self, run: Callable, x: Tree, state: Tree) -> tuple[Tree, Tree]:
+        """First the cell, then the alignments, then the rest, for one step or for all at once."""
         self._check_batch(batch_size_of(x, state))
         cumulates = self.aligning.score.cumulates
         inner, past = state if cumulates else (state, ())

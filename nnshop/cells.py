@@ -94,7 +94,7 @@ class _ParametricCell(AbstractCell):
                 y, after = fused(kind, xs, weights, tree_leaves(run.state), run.reverse, self._h2h_bias())
                 return y, tree_like(run.state, after)
         x2h = faster(F.affine(xs, weights.x2h, weights.b, base_axis=2))
-        return run.of(_Recurrent(self, weights), x2h, run.state)
+        return run.through(_Recurrent(self, weights), x2h, run.state)
 
 
 @dataclass(frozen=True, repr=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -20,6 +21,21 @@ from .parametric_functions import checking, embed
 from .running.recurrence import Recurrence
 
 
+class Passing(AbstractCell):
+    """A cell made of others that does with whole sequences what it does with one step: it keeps their fast forms."""
+
+    @abstractmethod
+    def pass_on(self, run: Callable, x: Tree, state: Tree) -> tuple[Tree, Tree]:
+        """Computes the output and the state; `run(cell, x, state)` runs a part."""
+
+    def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
+        return self.pass_on(lambda cell, x, before: cell(x, before), x, state)
+
+    def over(self, run: Recurrence) -> tuple[Tree, Tree] | None:
+        """Part by part, each in its fastest way."""
+        return self.pass_on(run.of, run.xs, run.state)
+
+
 class Wrapper(AbstractCell):
     """A cell around one cell. It opens no parameter scope, so the weights keep their names, and with them their values."""
 
@@ -33,8 +49,15 @@ class Wrapper(AbstractCell):
     def name(self) -> str | None:
         return self.cell.name
 
-    def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
-        return self.cell(x, state)
+
+class Delegate(Passing, Wrapper):
+    """A wrapper that leaves the step to its cell, and says something else, such as how the state begins."""
+
+    def pass_on(self, run: Callable, x: Tree, state: Tree) -> tuple[Tree, Tree]:
+        return run(self.cell, x, state)
+
+    def over(self, run: Recurrence) -> tuple[Tree, Tree] | None:
+        return self.pass_on(run.through, run.xs, run.state)
 
 
 @dataclass(frozen=True, repr=False)
@@ -93,7 +116,7 @@ def lift(function: Callable, *arguments: Any, name: str | None = None, rowwise: 
 
 
 @dataclass(frozen=True, repr=False)
-class Stack(AbstractCell):
+class Stack(Passing):
     """Cells one after another; see `stack`."""
 
     cells: tuple[AbstractCell, ...]
@@ -106,14 +129,7 @@ class Stack(AbstractCell):
     def state(self) -> Tree:
         return tuple(cell.state for cell in self.cells)
 
-    def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
-        return self._in_turn(lambda cell, x, before: cell(x, before), x, state)
-
-    def over(self, run: Recurrence) -> tuple[Tree, Tree] | None:
-        """Layer by layer, each in its fastest way."""
-        return self._in_turn(run.of, run.xs, run.state)
-
-    def _in_turn(self, run: Callable, x: Tree, state: Tree) -> tuple[Tree, Tree]:
+    def pass_on(self, run: Callable, x: Tree, state: Tree) -> tuple[Tree, Tree]:
         after = []
         with nn.parameter_scope(self.name or ""):
             for scope, cell, before in zip(child_scopes(self.cells), self.cells, state):

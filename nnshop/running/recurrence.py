@@ -27,6 +27,7 @@ class Recurrence:
         mask: `(B, T)`, with `batch_major`. Masked steps leave the state alone; their inputs may be anything, and their outputs
             too that is finite.
         batch_major: Whether the sequences that come in and go out have the batch first.
+        tried: Whether it is known that the step is not compiled.
     """
 
     way: Callable[[Recurrence], tuple[Tree, Tree]]
@@ -38,6 +39,7 @@ class Recurrence:
     running: Callable | None = None
     mask: nn.Variable | None = None
     batch_major: bool = False
+    tried: bool = False
 
     def run(self) -> tuple[Tree, Tree]:
         """Runs it."""
@@ -45,11 +47,17 @@ class Recurrence:
 
     def of(self, cell: AbstractCell, xs: Tree, state: Tree) -> tuple[Tree, Tree]:
         """Runs a part of the cell instead, in the same way."""
+        return replace(self, step=cell, xs=xs, state=state, tried=False).run()
+
+    def through(self, cell: AbstractCell, xs: Tree, state: Tree) -> tuple[Tree, Tree]:
+        """Runs what is the whole step of the cell: where that one is not compiled, this is not tried again."""
         return replace(self, step=cell, xs=xs, state=state).run()
 
     def fast_form(self) -> tuple[Tree, Tree] | None:
         """Runs the cell in the form that it has for whole sequences; None where there is none."""
-        return self.step.over(self) if self.batch_major and isinstance(self.step, AbstractCell) else None
+        if not self.batch_major or not isinstance(self.step, AbstractCell):
+            return None
+        return self.step.over(replace(self, tried=True))
 
     def masked(self) -> Recurrence:
         """The same without a mask: it is one more input of the step."""

@@ -147,7 +147,7 @@ class Auto(Way):
         reason, repeatable = Compiled().obstacle(), True
         if run.length == 1 and sum(v.size for v in tree_leaves(run.state)) < LARGE:
             reason = reason or "1 step of this size is too few to pay for the call"
-        if not reason:
+        if not reason and not run.tried:
             try:
                 return Compiled()(run, must_pay=True)
             except (NotRepeatable, Unsupported) as error:
