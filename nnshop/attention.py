@@ -12,10 +12,10 @@ import nnabla.functions as F
 
 from .building import building
 from .checks import check_given_sizes, check_variable
-from .combinators import Wrapper, readout
-from .core import AbstractCell, StateSpec, Tree, batch_size_of, shapes
+from .combinators import Passing, Wrapper, readout
+from .core import AbstractCell, StateSpec, Tree, batch_size_of, check_cell, shapes
 from .functions import faster, length_mask, reshape, where, without_padding
-from .running.sequences import check_cell, over
+from .running.recurrence import Recurrence
 from .scores import Score, find_score, weight
 
 
@@ -176,12 +176,12 @@ class Aligning(AbstractCell):
         weights = reshape(self._softmax(reshape(scores, (batch, 1, length))), (batch, length))
         return weights, state + weights if self.score.cumulates else ()
 
-    def over(self, xs: nn.Variable, state: Tree, mask: nn.Variable | None, **_: Any) -> tuple[nn.Variable, Tree] | None:
+    def over(self, run: Recurrence) -> tuple[nn.Variable, Tree] | None:
         """All steps at once, where the score has that form. What a cell gave at masked steps is finite."""
-        self._check_query(xs, 3)
+        self._check_query(run.xs, 3)
         with nn.parameter_scope(self.scope):
-            scores = None if self.score.cumulates else self.score.over(xs, self.keys)
-        return None if scores is None else (self._softmax(scores), state)
+            scores = None if self.score.cumulates else self.score.over(run.xs, self.keys)
+        return None if scores is None else (self._softmax(scores), run.state)
 
     def _softmax(self, scores: nn.Variable) -> nn.Variable:
         """Of scores `(B, T, S)`, over what is no padding."""
@@ -205,7 +205,7 @@ def _at_all(v: nn.Variable, steps: int) -> nn.Variable:
 
 
 @dataclass(frozen=True, repr=False)
-class Attending(Wrapper):
+class Attending(Passing, Wrapper):
     """A cell that looks at a memory; see `attend`."""
 
     cell: AbstractCell
@@ -219,14 +219,8 @@ class Attending(Wrapper):
     def state(self) -> Tree:
         return (self.cell.state, self.aligning.state) if self.aligning.score.cumulates else self.cell.state
 
-    def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
-        return self._in_turn(lambda cell, x, before: cell(x, before), x, state)
-
-    def over(self, xs: Tree, state: Tree, mask: nn.Variable | None, **options: Any) -> tuple[Tree, Tree] | None:
-        """First the cell, then the alignments, each in its fastest way, then the rest for all steps at once."""
-        return self._in_turn(lambda cell, xs, before: over(cell, xs, before, mask, **options), xs, state)
-
-    def _in_turn(self, run: Callable, x: Tree, state: Tree) -> tuple[Tree, Tree]:
+    def pass_on(self, run: Callable, x: Tree, state: Tree) -> tuple[Tree, Tree]:
+        """First the cell, then the alignments, then the rest, for one step or for all at once."""
         self._check_batch(batch_size_of(x, state))
         cumulates = self.aligning.score.cumulates
         inner, past = state if cumulates else (state, ())

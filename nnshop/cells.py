@@ -31,7 +31,8 @@ from .parametric_functions import (
     with_forget_bias,
 )
 from .running.fused import fused, why_not_cudnn
-from .running.sequences import over
+from .running.recurrence import Recurrence
+from .running.ways import Auto
 
 State = Any
 
@@ -80,22 +81,20 @@ class _ParametricCell(AbstractCell):
         options = (self.w_init, self.recurrent_w_init, b_init, self.fix_parameters, self.rng, self.with_bias)
         return gate_weights(inputs, self.units, gates, outputs, *options)
 
-    def over(
-        self, xs: Tree, state: Tree, mask: nn.Variable | None, *, length: int, reverse: bool, way: str
-    ) -> tuple[Tree, Tree] | None:
-        kind = self._kind()
-        is_fused = kind and not why_not_cudnn(kind, mask)
-        if not isinstance(xs, nn.Variable) or not (is_fused or way == "auto"):
+    def over(self, run: Recurrence) -> tuple[Tree, Tree] | None:
+        kind, xs = self._kind(), run.xs
+        is_fused = kind and not why_not_cudnn(kind, run.mask)
+        if not isinstance(xs, nn.Variable) or not (is_fused or isinstance(run.way, Auto)):
             return None
-        check_input(repr(self), nn.Variable((xs.shape[0], *xs.shape[2:])))  # one step
-        xs = without_padding(mask, xs)
+        check_input(repr(self), run.one_step())
+        xs = without_padding(run.mask, xs)
         with nn.parameter_scope(self.name or ""):
             weights = self._weights(xs.shape[2])
             if is_fused:
-                y, after = fused(kind, xs, weights, tree_leaves(state), reverse, self._h2h_bias())
-                return y, tree_like(state, after)
+                y, after = fused(kind, xs, weights, tree_leaves(run.state), run.reverse, self._h2h_bias())
+                return y, tree_like(run.state, after)
         x2h = faster(F.affine(xs, weights.x2h, weights.b, base_axis=2))
-        return over(_Recurrent(self, weights), x2h, state, mask, length=length, reverse=reverse, way=way)
+        return run.through(_Recurrent(self, weights), x2h, run.state)
 
 
 @dataclass(frozen=True, repr=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,22 @@ from .functions import activation as find_activation
 from .functions import faster, reshape, stop_gradient, where, without_padding
 from .owners import check_owners
 from .parametric_functions import checking, embed
-from .running.sequences import over
+from .running.recurrence import Recurrence
+
+
+class Passing(AbstractCell):
+    """A cell made of others that does with whole sequences what it does with one step: it keeps their fast forms."""
+
+    @abstractmethod
+    def pass_on(self, run: Callable, x: Tree, state: Tree) -> tuple[Tree, Tree]:
+        """Computes the output and the state; `run(cell, x, state)` runs a part."""
+
+    def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
+        return self.pass_on(lambda cell, x, before: cell(x, before), x, state)
+
+    def over(self, run: Recurrence) -> tuple[Tree, Tree] | None:
+        """Part by part, each in its fastest way."""
+        return self.pass_on(run.of, run.xs, run.state)
 
 
 class Wrapper(AbstractCell):
@@ -33,8 +49,15 @@ class Wrapper(AbstractCell):
     def name(self) -> str | None:
         return self.cell.name
 
-    def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
-        return self.cell(x, state)
+
+class Delegate(Passing, Wrapper):
+    """A wrapper that leaves the step to its cell, and says something else, such as how the state begins."""
+
+    def pass_on(self, run: Callable, x: Tree, state: Tree) -> tuple[Tree, Tree]:
+        return run(self.cell, x, state)
+
+    def over(self, run: Recurrence) -> tuple[Tree, Tree] | None:
+        return self.pass_on(run.through, run.xs, run.state)
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,14 +78,14 @@ class Lifted(AbstractCell):
         with nn.parameter_scope(self.name or ""):
             return checking(self.function)(x, *self.arguments, **dict(self.options)), state
 
-    def over(self, xs: Tree, state: Tree, mask: nn.Variable | None, **_: Any) -> tuple[Tree, Tree] | None:
+    def over(self, run: Recurrence) -> tuple[Tree, Tree] | None:
         """One call for all steps, `(B * T, ...)`, where the function treats rows independently."""
         if not (self.rowwise or self.function in ROWWISE):
             return None
-        steps = shapes(tree_leaves(xs)[0])[:2]
-        rows = tree_map(lambda v: reshape(without_padding(mask, v), (steps[0] * steps[1], *v.shape[2:])), xs)
-        y, _ = self(rows, state)
-        return tree_map(lambda v: reshape(faster(v), (*steps, *v.shape[1:])), y), state
+        steps = shapes(tree_leaves(run.xs)[0])[:2]
+        rows = tree_map(lambda v: reshape(without_padding(run.mask, v), (steps[0] * steps[1], *v.shape[2:])), run.xs)
+        y, _ = self(rows, run.state)
+        return tree_map(lambda v: reshape(faster(v), (*steps, *v.shape[1:])), y), run.state
 
 
 # Functions whose row b depends on row b of x only.
@@ -93,7 +116,7 @@ def lift(function: Callable, *arguments: Any, name: str | None = None, rowwise: 
 
 
 @dataclass(frozen=True, repr=False)
-class Stack(AbstractCell):
+class Stack(Passing):
     """Cells one after another; see `stack`."""
 
     cells: tuple[AbstractCell, ...]
@@ -106,14 +129,7 @@ class Stack(AbstractCell):
     def state(self) -> Tree:
         return tuple(cell.state for cell in self.cells)
 
-    def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
-        return self._in_turn(lambda cell, x, before: cell(x, before), x, state)
-
-    def over(self, xs: Tree, state: Tree, mask: nn.Variable | None, **options: Any) -> tuple[Tree, Tree] | None:
-        """Layer by layer, each in its fastest way."""
-        return self._in_turn(lambda cell, xs, before: over(cell, xs, before, mask, **options), xs, state)
-
-    def _in_turn(self, run: Callable, x: Tree, state: Tree) -> tuple[Tree, Tree]:
+    def pass_on(self, run: Callable, x: Tree, state: Tree) -> tuple[Tree, Tree]:
         after = []
         with nn.parameter_scope(self.name or ""):
             for scope, cell, before in zip(child_scopes(self.cells), self.cells, state):
@@ -388,9 +404,9 @@ class Residual(Wrapper):
         y, state = self.cell(x, state)
         return self._add(x, y), state
 
-    def over(self, xs: Tree, state: Tree, mask: nn.Variable | None, **options: Any) -> tuple[Tree, Tree] | None:
-        ys, state = over(self.cell, xs, state, mask, **options)
-        return self._add(tree_map(partial(without_padding, mask), xs), ys), state
+    def over(self, run: Recurrence) -> tuple[Tree, Tree] | None:
+        ys, state = run.of(self.cell, run.xs, run.state)
+        return self._add(tree_map(partial(without_padding, run.mask), run.xs), ys), state
 
     def _add(self, x: Tree, y: Tree) -> Tree:
         if shapes(y) != shapes(x):

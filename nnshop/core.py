@@ -177,19 +177,11 @@ class AbstractCell(ABC):
         check_state(self, "must return", after, batch)
         return y, after
 
-    def over(
-        self, xs: Tree, state: Tree, mask: nn.Variable | None, *, length: int, reverse: bool, way: str
-    ) -> tuple[Tree, Tree] | None:
+    def over(self, run: Any) -> tuple[Tree, Tree] | None:
         """Runs over whole sequences in a faster form than step by step, where the cell has one.
 
         Args:
-            xs: A tree of Variables `(B, T, ...)`.
-            state: The initial state.
-            mask: `(B, T)`, or None. Masked steps must leave the state alone; their inputs may be anything, and their outputs
-                too that is finite.
-            length: T.
-            reverse: From the last step to the first.
-            way: "auto" or "fused", for the parts.
+            run: A `nnshop.running.recurrence.Recurrence` of this cell, with sequences `(B, T, ...)`; `run.of` runs a part.
 
         Returns:
             `(ys, state)`, or None where there is no such form; then the steps are run one by one.

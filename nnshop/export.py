@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import nnabla as nn
-import nnabla.function
 import nnabla.functions as F
 import numpy as np
 from nnabla.utils import save
@@ -17,7 +16,8 @@ from nnabla.utils.nnp_graph import NnpLoader
 
 from .archive import atomic_write
 from .building import building
-from .functions import functions_of
+from .graphs import Rule, Traced, again, functions_of, rewrite
+from .graphs.replaying import is_random
 from .parameters import all_parameters, current_path
 
 NETWORK = "network"  # its name in the file; NNabla calls what it holds `@network/...`
@@ -68,16 +68,16 @@ def save_nnp(
         raise ValueError(f"save_nnp writes files whose names end in .nnp, by which NNabla knows their format; got {path}.")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"save_nnp: there is no folder {path.parent} to write {path.name} in.")
-    functions = _functions_between(inputs, outputs)
+    traced = _between(inputs, outputs)
     with nn.auto_forward(False):
-        copy = _Copy(inputs, functions, outputs, freeze)
+        copy = _Copy(inputs, traced, outputs, freeze)
         with atomic_write(path) as temporary:
             copy.save(temporary)
             copy.check_that_it_loads(temporary)
 
 
-def _functions_between(inputs: Mapping[str, nn.Variable], outputs: Mapping[str, nn.Variable]) -> list[Any]:
-    """The functions that lead from inputs to outputs, in the order of computation, after all checks that need no copy."""
+def _between(inputs: Mapping[str, nn.Variable], outputs: Mapping[str, nn.Variable]) -> Traced:
+    """The graph that leads from inputs to outputs, after all checks that need no copy."""
     for key, v in [*inputs.items(), *outputs.items()]:
         if not isinstance(v, nn.Variable):
             raise TypeError(f"save_nnp needs Variables by name, such as {{'x': x}}; {key!r} is {type(v).__name__}.")
@@ -89,39 +89,37 @@ def _functions_between(inputs: Mapping[str, nn.Variable], outputs: Mapping[str, 
         )
     if len(set(inputs.values())) < len(inputs):
         raise ValueError(f"save_nnp needs each input once, since they are fed one by one; got {list(inputs)}.")
-    functions, given = functions_of(outputs.values()), set(inputs.values())
-    needed, found = set(outputs.values()), []
-    for function in reversed(functions):
-        if any(v in needed and v not in given for v in function.outputs):
-            needed.update(function.inputs)
-            found.append(function)
+    given = set(inputs.values())
+    functions = functions_of(outputs.values(), enters=lambda v: v not in given)
+    traced = Traced(list(inputs.values()), list(outputs.values()), functions, {})
     # Only the class behind it tells: the function's own name may be that of one of NNabla's.
-    foreign = sorted({function.info.type_name for function in found if function.name == "Callback"})
+    foreign = sorted({function.info.type_name for function in functions if function.name == "Callback"})
     if foreign:
         raise ValueError(
             f"save_nnp: {', '.join(foreign)} are computed in Python, so NNabla could not load them again. "
             "Build the graph inside `with nnshop.portable():`; functions of your own must be made of NNabla's."
         )
+    needed = traced.variables()
     unused = [key for key, v in inputs.items() if v not in needed]
     if unused:
         raise ValueError(f"save_nnp: no output depends on the inputs {unused}. Leave them out, or name what depends on them.")
-    return found[::-1]
+    return traced
 
 
-class _Copy:
+class _Copy(Rule):
     """A copy of a graph as it is to be saved: constants are computed, and what it uses of parameters has names.
 
     The copy leaves the graph alone: NNabla's writer sets the functions up again that it is given.
 
     Args:
         inputs: Where the copy starts, by name.
-        functions: What is copied, in the order of computation.
-        outputs: What they compute, by name.
+        traced: What is copied.
+        outputs: What it computes, by name.
         freeze: As in `save_nnp`.
     """
 
     def __init__(
-        self, inputs: Mapping[str, nn.Variable], functions: list[Any], outputs: Mapping[str, nn.Variable], freeze: bool
+        self, inputs: Mapping[str, nn.Variable], traced: Traced, outputs: Mapping[str, nn.Variable], freeze: bool
     ) -> None:
         self.freeze = freeze
         self.known = _names_of_parameters()
@@ -129,29 +127,29 @@ class _Copy:
         self.constants: dict[tuple, nn.Variable] = {}  # by value: zeros of one shape are one constant
         self.names: dict[nn.Variable, str | None] = {}  # those of constants; given once something uses them
         self.inputs = {key: nn.Variable(v.shape) for key, v in inputs.items()}
-        self.of = {v: self.inputs[key] for key, v in inputs.items()}
-        for function in functions:
-            self._copy(function)
+        made = rewrite(traced, {v: self.inputs[key] for key, v in inputs.items()}, self)
         # An output of the file must be used by nothing else, and stand under one name only.
-        self.outputs = {key: F.identity(self._use(self._find(v))) for key, v in outputs.items()}
+        self.outputs = {key: F.identity(self._use(v)) for key, v in zip(outputs, made)}
         if set(self.parameters) & {*inputs, *outputs}:
             raise ValueError(f"save_nnp: inputs and outputs must not be named as parameters, {list(self.parameters)}.")
 
-    def _copy(self, function: Any) -> None:
-        given = [self._find(v) for v in function.inputs]
-        if not _is_random(function) and all(v in self.names for v in given):
-            with nn.auto_forward():
-                made = [self._constant(v.d) for v in _apply(function, given)]
-        else:
-            made = _apply(function, [self._use(v) for v in given])
-        for old, new in zip(function.outputs, made):
-            self.of.setdefault(old, new)  # an input stays one, though the graph computes it
+    # The rule
 
-    def _find(self, v: nn.Variable) -> nn.Variable:
-        """The copy of a Variable; where nothing computes it, it is a parameter or a constant."""
-        if v not in self.of:
-            self.of[v] = self._parameter(v) if v.data in self.known else self._constant(self._value(v))
-        return self.of[v]
+    def wants(self, function: Any, depends: bool) -> bool:
+        return True
+
+    def leaf(self, v: nn.Variable) -> nn.Variable:
+        """A parameter or a constant."""
+        return self._parameter(v) if v.data in self.known else self._constant(self._value(v))
+
+    def stopped(self, new: nn.Variable) -> nn.Variable:
+        return new  # a file holds no gradients
+
+    def apply(self, function: Any, given: list[nn.Variable]) -> list[nn.Variable]:
+        if is_random(function) or any(v not in self.names for v in given):
+            return again(function, [self._use(v) for v in given])
+        with nn.auto_forward():
+            return [self._constant(v.d) for v in again(function, given)]
 
     def _parameter(self, v: nn.Variable) -> nn.Variable:
         name = self.known[v.data]
@@ -226,20 +224,6 @@ def _names_of_parameters() -> dict[nn.NdArray, str]:
     """The names of all parameters, by their data; also in a dictionary of the caller's own, where it is the open scope."""
     own = nn.get_parameters(grad_only=False) if current_path() is None else {}
     return {v.data: name for names in (own, all_parameters()) for name, v in names.items()}
-
-
-def _is_random(function: Any) -> bool:
-    kind = function.info.type_name
-    return kind.startswith("Rand") or kind in ("Dropout", "ImageAugmentation")
-
-
-def _apply(function: Any, given: list[nn.Variable]) -> list[nn.Variable]:
-    """Calls a function of NNabla's again."""
-    make = getattr(nnabla.function, function.info.type_name)
-    # Without auto_forward= NNabla computes it here and now.
-    options = {"n_outputs": len(function.outputs), "auto_forward": nn.get_auto_forward()}
-    made = make(function.context, **function.info.args)(*given, **options)
-    return list(made) if isinstance(made, (list, tuple)) else [made]
 
 
 def _structure(outputs: Iterable[nn.Variable]) -> list[tuple]:

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import nnabla as nn
-import nnabla.function
 import nnabla.functions as F
 import numpy as np
 
@@ -84,21 +82,6 @@ def swap_time(x: nn.Variable) -> nn.Variable:
     """Turns `(B, T, ...)` into `(T, B, ...)`, and back."""
     with in_float32(x.ndim < 3):  # one number for each step and row may be an id
         return F.transpose(x, (1, 0, *range(2, x.ndim)))
-
-
-def functions_of(outputs: Iterable[nn.Variable]) -> list[Any]:
-    """Lists all functions that these Variables are computed by, in the order of computation.
-
-    Example:
-        >>> y = F.tanh(nn.Variable((2, 3)) * 2)
-        >>> [function.name for function in functions_of([y])]
-        ['MulScalar', 'Tanh']
-    """
-    outputs, found = list(outputs), []  # type: ignore[var-annotated]
-    if outputs:
-        sink = nnabla.function.Sink(nn.get_current_context(), False)(*outputs, auto_forward=False)  # in all modes
-        sink.visit(found.append)
-    return found[:-1]  # without the sink
 
 
 def shift(x: nn.Variable, first: nn.Variable | None = None) -> nn.Variable:

@@ -13,12 +13,11 @@ import nnabla.functions as F
 from .building import building
 from .cells import GRUCell, LSTMCell, SimpleRNNCell
 from .checks import check_flag, check_variable
-from .core import AbstractCell, Tree, batch_size_of, check_state, output_shape, shapes, tree_leaves, tree_map
+from .core import AbstractCell, Tree, batch_size_of, check_cell, check_state, output_shape, shapes, tree_leaves, tree_map
 from .functions import faster, reshape
 from .owners import check_owners
 from .parametric_functions import checking
-from .running import iterate, run
-from .running.sequences import check_cell
+from .running import Way, iterate, run
 from .running.ways import sequence_length
 from .sharing import sharing_is_meant
 
@@ -32,7 +31,7 @@ def lstm(
     go_backwards: bool = False,
     mask: nn.Variable | None = None,
     lengths: Any = None,
-    way: str = "auto",
+    way: str | Way = "auto",
     name: str | None = None,
     **options: Any,
 ) -> Any:
@@ -48,7 +47,7 @@ def lstm(
             `y[:, 0]` belongs to the last step. `nnshop.run(..., reverse=True)` keeps the order of the input.
         mask (~nnabla.Variable): `(B, T)`, 0 for padding: masked steps leave the state as it was.
         lengths: `(B,)`, instead of a mask.
-        way (str): How to run over time, see `nnshop.run`.
+        way: How to run over time, see `nnshop.run`.
         name (str): Parameter scope around the layer's own.
         **options: Those of `nnshop.LSTMCell`, such as `forget_bias=1.0`.
 
@@ -77,7 +76,7 @@ def gru(
     go_backwards: bool = False,
     mask: nn.Variable | None = None,
     lengths: Any = None,
-    way: str = "auto",
+    way: str | Way = "auto",
     name: str | None = None,
     **options: Any,
 ) -> Any:
@@ -103,7 +102,7 @@ def simple_rnn(
     go_backwards: bool = False,
     mask: nn.Variable | None = None,
     lengths: Any = None,
-    way: str = "auto",
+    way: str | Way = "auto",
     name: str | None = None,
     **options: Any,
 ) -> Any:
@@ -133,7 +132,7 @@ def _layer(
     go_backwards: bool,
     mask: nn.Variable | None,
     lengths: Any,
-    way: str,
+    way: str | Way,
     name: str | None,
 ) -> Any:
     _check_sequence(scope, x)
@@ -181,7 +180,7 @@ def bidirectional(
     initial_state: Tree = None,
     mask: nn.Variable | None = None,
     lengths: Any = None,
-    way: str = "auto",
+    way: str | Way = "auto",
     name: str | None = None,
 ) -> Any:
     """Runs one cell forwards and one backwards over sequences, and merges what they say of each step.

@@ -10,6 +10,7 @@ from typing import Any
 import nnabla as nn
 
 from .blocks import Blocks
+from .graphs import functions_of
 from .parameters import all_parameters
 
 _MEANT: Blocks[bool] = Blocks("sharing is meant")
@@ -51,14 +52,14 @@ def _read(
     passes: Callable[[set[nn.NdArray]], bool] = lambda read: True,
 ) -> set[nn.NdArray]:
     """Finds the parameters that outputs are computed of, up to some functions, and up to those whose parameters do not pass."""
-    found, seen, todo = set(), {None, *end}, [v.parent for v in outputs]
-    while todo:
-        function = todo.pop()
-        if function in seen:
-            continue
-        seen.add(function)
-        read = {v.data for v in function.inputs if v.parent is None} & names.keys()
-        if passes(read):
-            found |= read
-            todo += [v.parent for v in function.inputs]
-    return found
+    read = {}
+
+    def enters(v: nn.Variable) -> bool:
+        function = v.parent
+        if function in end:
+            return False
+        if function not in read:
+            read[function] = {v.data for v in function.inputs if v.parent is None} & names.keys()
+        return passes(read[function])
+
+    return {parameter for function in functions_of(outputs, enters) for parameter in read[function]}

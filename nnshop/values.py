@@ -10,6 +10,7 @@ import numpy as np
 
 from .context import in_float32, on_host
 from .functions import reshape, stop_gradient
+from .graphs import in_place_of
 
 
 def expect(variables: Iterable[nn.Variable]) -> None:
@@ -39,15 +40,8 @@ def together(outputs: Iterable[nn.Variable], others: Iterable[nn.Variable]) -> l
 def forget(variables: Iterable[nn.Variable]) -> None:
     """Marks values as not yet computed."""
     for v in variables:
-        if not _is_given(v):
+        if all(source.parent is not None for source in in_place_of(v)):  # else it is given, and lies in the array of that
             v.data.fill(np.nan)
-
-
-def _is_given(v: nn.Variable) -> bool:
-    """Whether it is computed of nothing, or lies in the array of such a one."""
-    if v.parent is None:
-        return True
-    return any(v.parent.inplace_data(i) and _is_given(given) for i, given in enumerate(v.parent.inputs))
 
 
 def is_computed(v: nn.Variable) -> bool:

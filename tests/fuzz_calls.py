@@ -34,6 +34,7 @@ import nnshop
 from nnshop import decoding, recurrentshop, scores, seq2seq, training
 from nnshop.core import StateSpec, tree_leaves
 from nnshop.functions import linear_cross_entropy
+from nnshop.running import Loop
 
 PATIENCE = 20.0  # seconds for one case, of which the slowest takes a part of one
 MEMORY = 3 * 2**30  # what a case may take, beside what is there
@@ -241,7 +242,7 @@ CALLS: dict[str, Callable[[], Made]] = {
         nnshop.run, (nnshop.LSTMCell(H), real(B, T, D), lstm_state()), {"mask": mask(), "reverse": True, "way": "auto"}
     ),
     "run loop": lambda: Made(
-        nnshop.run, (nnshop.GRUCell(H), real(B, T, D)), {"way": "loop", "checkpoint_every": 2, "lengths": ids(B, size=T)}
+        nnshop.run, (nnshop.GRUCell(H), real(B, T, D)), {"way": Loop(checkpoint_every=2), "lengths": ids(B, size=T)}
     ),
     "run peephole": lambda: Made(nnshop.run, (nnshop.LSTMCell(H, peephole=True), real(B, T, D)), {"lengths": [1, 3]}),
     "run without input": lambda: Made(
@@ -251,7 +252,7 @@ CALLS: dict[str, Callable[[], Made]] = {
         nnshop.iterate, (lambda x, h: (x + h, x + h), real(T, D), real(D)), {"length": T, "reverse": False, "way": "unrolled"}
     ),
     "iterate loop": lambda: Made(
-        nnshop.iterate, (lambda x, h: (x + h, x + h), real(T, D), real(D)), {"way": "loop", "checkpoint_every": 2}
+        nnshop.iterate, (lambda x, h: (x + h, x + h), real(T, D), real(D)), {"way": Loop(checkpoint_every=2)}
     ),
     "Cell": lambda: Made(lambda f, s, x: nnshop.run(nnshop.Cell(f, s), x), (scanned_cell, StateSpec((D,)), real(B, T, D))),
     "StateSpec": lambda: Made(lambda shape, init: nnshop.StateSpec(shape, init), ((3,), None)),
@@ -301,7 +302,7 @@ CALLS: dict[str, Callable[[], Made]] = {
     "scan taps": lambda: Made(
         nnshop.scan,
         (lambda a, b, y: a + b + y, {"input": real(T, D), "taps": [-1, 0]}, {"initial": real(2, D), "taps": [-2]}),
-        {"way": "loop", "checkpoint_every": 1},
+        {"way": Loop(checkpoint_every=1)},
     ),
     "until": lambda: Made(nnshop.scan, (until, real(T, D), real(D)), {"n_steps": T, "way": "auto"}),
     "map": lambda: Made(nnshop.map, (F.tanh, real(T, D))),

@@ -176,7 +176,7 @@ def test_without_a_state_it_starts_from_zeros(feeding: bool) -> None:
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
-@pytest.mark.parametrize("way", sorted({"auto", *WAYS} - {"unrolled"}))
+@pytest.mark.parametrize("way", sorted({*WAYS} - {"unrolled"}))
 @each_option
 @each_score
 def test_all_ways_are_equal(score: str, option: str, way: str, masked: bool) -> None:
@@ -189,7 +189,7 @@ def test_all_ways_are_equal(score: str, option: str, way: str, masked: bool) -> 
     assert_same(unasked.weight_grads, expected.weight_grads)
 
 
-@pytest.mark.parametrize("way", ["auto", *WAYS])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("option", ["units", "no units, no feeding"])
 @each_score
 def test_auto_forward_computes_the_same(score: str, option: str, way: str) -> None:
@@ -232,7 +232,7 @@ def test_one_row_one_step_and_one_position(score: str) -> None:
     state = prepare(make, given)
     numpy_score = attention_reference.SCORES[score]
     alone = by_the_equations(given, state, lambda memory: attending(reference.gru(), numpy_score, memory))
-    for way in ("auto", *WAYS):
+    for way in WAYS:
         actual = measured(make, given, state, way=way, ys_factors=(factors(alone.ys), np.zeros((1, 1, 1))))
         assert_same(actual.ys[0], alone.ys)
         assert_same(actual[1:4], alone[1:4])
@@ -292,7 +292,7 @@ def grow(tree: Any, score: str, option: str) -> Any:
     return tree_map(lambda leaf: np.pad(leaf, ((0, 0), (0, 3))) if leaf is found else leaf, tree)
 
 
-@pytest.mark.parametrize("way", ["auto", *WAYS])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("feeding", [True, False])
 @each_score
 def test_alignments_are_a_distribution_over_what_counts(score: str, feeding: bool, way: str) -> None:
@@ -426,7 +426,7 @@ def test_graphs_of_the_same_code_share_weights() -> None:
     assert (first.shape, second.shape) == ((B, T, 2), (7, 2, 2))
 
 
-@pytest.mark.parametrize("way", ["auto", *WAYS])
+@pytest.mark.parametrize("way", WAYS)
 def test_attending_nests(way: str) -> None:
     """A stack that attends, in a stack; a residual; two memories; each against the equations, with all gradients."""
     R, given = reference, arrays()
@@ -518,7 +518,7 @@ def near(weights: Any, query: np.ndarray, memory: np.ndarray, _: Any) -> np.ndar
     return -0.5 * ((memory - query[:, None]) ** 2).sum(axis=2)
 
 
-@pytest.mark.parametrize("way", ["auto", *WAYS])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("feeding", [True, False])
 def test_a_score_of_ones_own(feeding: bool, way: str) -> None:
     given = arrays()
@@ -665,7 +665,7 @@ def test_what_is_fed_back_may_be_made_of_the_output() -> None:
 
 
 @pytest.mark.parametrize("masked", [False, True])
-@pytest.mark.parametrize("way", ["auto", *WAYS])
+@pytest.mark.parametrize("way", WAYS)
 def test_a_number_for_each_row_may_be_fed_back(way: str, masked: bool) -> None:
     """Of shape (): such as the id that a decoder chose. This one says the next id, modulo 3."""
 

@@ -16,8 +16,8 @@ from nnabla.function import PythonFunction
 
 import nnshop
 from nnshop import Cell, GRUCell, LSTMCell, TimeDistributed, building, lift, lstm, no_new_parameters, output_shape, run, stack
+from nnshop.graphs.tracing import noting_python_functions
 from nnshop.parameters import all_parameters
-from nnshop.running.tracing import noting_python_functions
 
 X = np.random.RandomState(0).randn(2, 5, 4)
 

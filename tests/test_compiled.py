@@ -15,8 +15,8 @@ from measuring import assert_same, constant, measure, randomize, variable
 from nnshop import Cell, GRUCell, LSTMCell, StateSpec, explain, iterate, lift, run, scan, stack
 from nnshop.compiling.engine import text_of
 from nnshop.compiling.memory import Memory
-from nnshop.functions import functions_of
-from nnshop.running import compiled, parts
+from nnshop.graphs import functions_of
+from nnshop.running import Compiled, Way, compiled, parts
 from nnshop.running.recipe import Recipe
 from nnshop.running.tracing import trace
 
@@ -138,15 +138,15 @@ def test_another_width_or_batch_is_refused(shape: tuple) -> None:
 def test_a_long_sequence_is_done_in_parts_whose_buffers_are_freed(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = gradients(*built("unrolled"))
     monkeypatch.setattr(parts, "BUDGET", 2000)
-    made: list[compiled.Compiled] = []
-    monkeypatch.setattr(compiled, "Compiled", lambda *args: made.append(compiled_class(*args)) or made[-1])
+    made: list[compiled.CompiledFunction] = []
+    monkeypatch.setattr(compiled, "CompiledFunction", lambda *args: made.append(compiled_class(*args)) or made[-1])
     assert_same(tuple(gradients(*built("compiled"))), tuple(expected))
     (function,) = made
     assert len(function.parts.all) > 1
     assert not function.spaces
 
 
-compiled_class = compiled.Compiled
+compiled_class = compiled.CompiledFunction
 
 
 def test_one_variable_may_be_several_inputs() -> None:
@@ -301,8 +301,8 @@ def test_what_only_loops_read_is_read_where_it_lies(reverse: bool, part: int | N
         h = F.tanh(x * x + PF.affine(h, D, name="h"))
         return h, h
 
-    def built(way: str, **options: Any) -> Callable:
-        return lambda x, h: iterate(step, x, h, reverse=reverse, way=way, time_axis=1, **options)
+    def built(way: str | Way) -> Callable:
+        return lambda x, h: iterate(step, x, h, reverse=reverse, way=way, time_axis=1)
 
     measure(built("unrolled"), x, state)
     randomize()
@@ -310,7 +310,7 @@ def test_what_only_loops_read_is_read_where_it_lies(reverse: bool, part: int | N
     give = Memory.give
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Memory, "give", lambda self, *given: (give(self, *given), copies.append(len(self._copies))))
-        assert_same(measure(built("compiled", **({"checkpoint_every": part} if part else {})), x, state), expected)
+        assert_same(measure(built(Compiled(checkpoint_every=part)), x, state), expected)
     assert copies
     assert not any(copies)
 
@@ -331,3 +331,10 @@ def test_a_product_reads_rows_where_they_lie() -> None:
         return lambda x, h: iterate(step, x, h, way=way, time_axis=1)
 
     assert_same(measure(built("compiled"), x, state), measure(built("unrolled"), x, state))
+
+
+@pytest.mark.parametrize("way", ["unrolled", "loop", "compiled", "fused"])
+def test_explain_tells_of_a_way_that_was_asked_for(way: str, capsys: pytest.CaptureFixture[str]) -> None:
+    explain(CELL, nn.Variable((B, T, D)), way=way, lengths=[T] * B)
+    taken = "compiled" if way == "fused" else way
+    assert capsys.readouterr().out == f"{CELL}, {T} steps: {taken}\n"

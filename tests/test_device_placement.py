@@ -34,12 +34,13 @@ from nnshop import (
     stack,
     tree_leaves,
 )
-from nnshop.functions import faster, functions_of
-from nnshop.running import fused
-from nnshop.running.drawing import DrawBits
-from nnshop.running.loop import Loop
+from nnshop.functions import faster
+from nnshop.graphs import functions_of
+from nnshop.graphs.replaying import DrawBits
+from nnshop.graphs.tracing import noting_python_functions
+from nnshop.running import Loop, fused
+from nnshop.running.loop import LoopFunction
 from nnshop.running.moving import Mover
-from nnshop.running.tracing import noting_python_functions
 
 CUDNN = nn.Context(["cudnn:float", "cuda:float", "cpu:float"], "CpuCachedArray", device_id="0")
 CUDA = nn.Context(["cuda:float", "cpu:float"], "CpuCachedArray", device_id="0")
@@ -150,7 +151,7 @@ def test_every_function_of_a_run_is_in_the_context_of_the_call(row: Row, way: st
 def check_contexts(outputs: list[nn.Variable], python: dict[Any, Any]) -> None:
     assert not placed_elsewhere(outputs, CUDNN)
     for computed in python.values():
-        if isinstance(computed, Loop):
+        if isinstance(computed, LoopFunction):
             assert not placed_elsewhere([computed.sink], CUDNN)
             ports = [*computed.x, *computed.states, *computed.y]
             movers = [function for port in ports for function in (port.mover._copy, port.mover._add)]
@@ -164,12 +165,12 @@ def test_what_was_built_there_is_computed_there_wherever_it_runs() -> None:
     cell = stack(LSTMCell(4), lift(F.dropout, 0.5), GRUCell(3))
     x = nn.Variable((2, 6, 3), need_grad=True)
     with nn.context_scope(CUDNN), noting_python_functions(python):
-        ys, state = run(cell, x, way="loop", checkpoint_every=2)
+        ys, state = run(cell, x, way=Loop(checkpoint_every=2))
         loss = F.sum(ys)
     x.d = 1
     loss.forward()
     loss.backward()
-    assert any(isinstance(computed, Loop) for computed in python.values())
+    assert any(isinstance(computed, LoopFunction) for computed in python.values())
     check_contexts([loss, *tree_leaves(state)], python)
 
 
@@ -304,7 +305,7 @@ def loop_of(cell: Any, length: int, **options: Any) -> Callable[[], None]:
     x = nn.Variable((4, length, 3), need_grad=True)
     x.d = np.random.RandomState(0).randn(4, length, 3)
     with nn.context_scope(CUDNN):
-        ys, state = run(cell, x, way="loop", **options)
+        ys, state = run(cell, x, **{"way": "loop", **options})
         loss = F.sum(ys) + sum(F.sum(v) for v in tree_leaves(state))
 
     def forward_and_backward() -> None:
@@ -320,7 +321,7 @@ LOOPS: dict[str, Callable[[int], Callable]] = {
     "reverse": lambda length: loop_of(GRUCell(4), length, reverse=True),
     "mask": lambda length: loop_of(LSTMCell(4), length, lengths=[3, 0, 2, 1]),
     "dropout": lambda length: loop_of(stack(lift(F.dropout, 0.5), LSTMCell(4), lift(F.dropout, 0.2)), length),
-    "checkpoints": lambda length: loop_of(stack(lift(F.dropout, 0.5), LSTMCell(4)), length, checkpoint_every=length // 2),
+    "checkpoints": lambda length: loop_of(stack(lift(F.dropout, 0.5), LSTMCell(4)), length, way=Loop(length // 2)),
     "noise": lambda length: loop_of(stack(lift(lambda x: x + F.randn(shape=x.shape)), GRUCell(4)), length),
 }
 
@@ -355,7 +356,7 @@ def test_masks_stay_bits_on_the_cpu() -> None:
     python: dict[Any, Any] = {}
     with noting_python_functions(python):
         run(stack(lift(F.dropout, 0.5), GRUCell(4)), nn.Variable((2, 5, 3)), way="loop")
-    (loop,) = (computed for computed in python.values() if isinstance(computed, Loop))
+    (loop,) = (computed for computed in python.values() if isinstance(computed, LoopFunction))
     assert [type(drawing) for drawing in loop.graph.drawing] == [DrawBits]
 
 

@@ -19,6 +19,7 @@ FLOORS = [
         "compiling",
         "context",
         "functions",
+        "graphs",
         "ids",
         "kernels",
         "options",

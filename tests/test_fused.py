@@ -25,7 +25,8 @@ from nnshop.functions import linear_cross_entropy, sequence_loss
 from nnshop.ids import is_check
 from nnshop.kernels.array_function import ArrayFunction, array_of, give_gradient, gradient_of
 from nnshop.portable import portable
-from nnshop.running import fused
+from nnshop.running import Fused, fused
+from nnshop.running.recurrence import Recurrence
 
 FUSED = {
     *("simple_rnn", "simple_rnn-relu", "simple_rnn-no_bias", "simple_rnn-one_unit", "simple_rnn-name"),
@@ -618,7 +619,7 @@ def by_cudnn(cell: Any, reverse: bool = False) -> Callable:
     def build(x: nn.Variable, state: Any) -> tuple:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(fused, "is_on_cudnn", lambda: True)
-            return cell.over(x, state, None, length=x.shape[1], reverse=reverse, way="fused")
+            return cell.over(Recurrence(Fused(), cell, x, state, x.shape[1], reverse, batch_major=True))
 
     return build
 

@@ -16,7 +16,8 @@ from measuring import constant, randomize
 import nnshop
 from nnshop import GRUCell, embed, lift, portable, run, save_nnp, sequence_loss, stack
 from nnshop.decoding import Step, decode
-from nnshop.functions import functions_of, linear_cross_entropy
+from nnshop.functions import linear_cross_entropy
+from nnshop.graphs import functions_of
 from nnshop.ids import is_check, known_ids
 from nnshop.recurrentshop import RecurrentSequential
 from nnshop.seq2seq import EncoderDecoder

@@ -16,8 +16,8 @@ from measuring import Measured, assert_same, constant, factors, measure, randomi
 from nnshop import Cell, LSTMCell, StateSpec, iterate, run, tree_leaves
 from nnshop.kernels.array_function import ArrayFunction
 from nnshop.portable import portable
-from nnshop.running import ways
-from nnshop.running.loop import Loop
+from nnshop.running import WAYS, Auto, Compiled, Fused, Loop, Unrolled, Way, ways
+from nnshop.running.loop import LoopFunction
 
 T, B, D = 5, 2, 3
 rng = np.random.RandomState(0)
@@ -87,7 +87,7 @@ STEPS: dict[str, tuple[Callable, Any, Any]] = {
 each_step = pytest.mark.parametrize("name", STEPS)
 
 
-def forward(way: str, name: str, **options: Any) -> Callable:
+def forward(way: str | Way, name: str, **options: Any) -> Callable:
     step, xs, _ = STEPS[name]
     length = T if xs is None else None
     return lambda xs, state: iterate(step, xs, state, length, way=way, **options)
@@ -136,7 +136,7 @@ def test_inputs_that_need_no_gradient(name: str) -> None:
 def test_checkpoints(every: int) -> None:
     xs, state = prepared("lstm")
     expected = measure(forward("unrolled", "lstm", reverse=True), xs, state)
-    assert_same(measure(forward("loop", "lstm", reverse=True, checkpoint_every=every), xs, state), expected)
+    assert_same(measure(forward(Loop(checkpoint_every=every), "lstm", reverse=True), xs, state), expected)
 
 
 def test_length_one() -> None:
@@ -427,7 +427,7 @@ def test_nothing_needs_a_gradient() -> None:
     )
     assert not ys.need_grad
     assert not h.need_grad
-    loop = next(o for o in gc.get_objects() if isinstance(o, Loop) and o.length == T)
+    loop = next(o for o in gc.get_objects() if isinstance(o, LoopFunction) and o.length == T)
     ys.forward()
     assert [kept.shape for kept in loop.kept] == [(1, B, D)]  # the others are for a backward pass
 
@@ -514,10 +514,10 @@ def test_random_steps_in_reverse(step: Callable) -> None:
 @pytest.mark.parametrize("every", [1, 2, 5])
 @pytest.mark.parametrize("step", NOISY)
 def test_each_forward_draws_anew_and_its_backward_replays(step: Callable, every: int) -> None:
-    found = {}
-    for way, options in (("unrolled", {}), ("loop", {"checkpoint_every": every})):
+    found = []
+    for way in ("unrolled", Loop(checkpoint_every=every)):
         x, h = variable(T, B, D), variable(B, D, seed=1)
-        ys, after = iterate(step, x, h, way=way, **options)
+        ys, after = iterate(step, x, h, way=way)
         randomize()
         loss = F.sum(F.sin(ys)) + F.sum(after * after)
         nn.random.set_function_seed(2)
@@ -528,9 +528,10 @@ def test_each_forward_draws_anew_and_its_backward_replays(step: Callable, every:
             loss.forward(clear_no_need_grad=True)
             loss.backward(clear_buffer=True)
             rounds.append((loss.d.copy(), x.g.copy(), h.g.copy(), *(p.g.copy() for p in nn.get_parameters().values())))
-        found[way] = tuple(rounds)
-    assert_same(found["loop"], found["unrolled"])
-    assert not np.array_equal(found["loop"][0][1], found["loop"][1][1])
+        found.append(tuple(rounds))
+    unrolled, looped = found
+    assert_same(looped, unrolled)
+    assert not np.array_equal(looped[0][1], looped[1][1])
 
 
 def test_dropout_s_gradient_is_its_mask() -> None:
@@ -555,7 +556,7 @@ def test_dropout_s_gradient_is_its_mask() -> None:
 def test_gradients_of_noise_are_those_of_finite_differences() -> None:
     """The draws are made the same by the seed."""
     x, h = variable(T, B, D), variable(B, D, seed=1)
-    ys, after = iterate(noisy, x, h, way="loop", checkpoint_every=2)
+    ys, after = iterate(noisy, x, h, way=Loop(checkpoint_every=2))
     randomize()
     loss = F.sum(ys) + F.sum(after)
 
@@ -616,11 +617,10 @@ def test_batch_normalization(batch_stat: bool) -> None:
         return h, h
 
     statistics = []
-    for way in ("unrolled", "loop"):
+    for way in ("unrolled", Loop(checkpoint_every=2)):
         nn.clear_parameters()
         nn.seed(1)
-        options = {} if way == "unrolled" else {"checkpoint_every": 2}
-        build = lambda x, h, way=way, options=options: iterate(step, x, h, way=way, **options)  # noqa: E731
+        build = lambda x, h, way=way: iterate(step, x, h, way=way)  # noqa: E731
         statistics.append((measure(build, XS, STATE), weights(), measure(build, XS, STATE), weights()))
     assert_same(statistics[1], statistics[0])
     moved = np.abs(statistics[0][3]["bn/mean"] - statistics[0][1]["bn/mean"]).max()
@@ -736,21 +736,34 @@ def test_portable_graphs_have_no_loop() -> None:
     with portable():
         ys, _ = iterate(lambda x, h: (x + h, h), x, h)
         assert ys.parent.info.type_name == "Stack"
-        with pytest.raises(ValueError, match=r"portable\(\).*use way='unrolled'"):
+        with pytest.raises(ValueError, match=r"portable\(\).*Use way='auto', or 'unrolled'"):
             iterate(lambda x, h: (PF.affine(x, 2), h), x, h, way="loop")
     assert not nn.get_parameters()
 
 
-@pytest.mark.parametrize("way", ["auto", "unrolled"])
-def test_checkpoints_are_the_loop_s(way: str) -> None:
-    with pytest.raises(ValueError, match=f"checkpoint_every is an option of way='loop'; got way='{way}'"):
-        iterate(lstm, constant(XS), tuple(map(constant, PAIR)), way=way, checkpoint_every=2)
+@pytest.mark.parametrize("way", [Auto, Unrolled, Fused])
+def test_only_some_ways_have_checkpoints(way: Any) -> None:
+    with pytest.raises(TypeError, match="checkpoint_every"):
+        way(checkpoint_every=2)
 
 
+@pytest.mark.parametrize("way", [Loop, Compiled])
 @pytest.mark.parametrize("every", [0, -1, 1.5, "2", True])
-def test_bad_checkpoints_are_named(every: Any) -> None:
+def test_bad_checkpoints_are_named(every: Any, way: Any) -> None:
     with pytest.raises(ValueError, match="checkpoint_every must be a number of steps, 1 or more; got"):
-        iterate(lstm, constant(XS), tuple(map(constant, PAIR)), way="loop", checkpoint_every=every)
+        way(checkpoint_every=every)
+
+
+def test_ways_are_values() -> None:
+    assert Loop(checkpoint_every=32) == Loop(32) != Loop()
+    assert repr(Compiled(checkpoint_every=32)) == "Compiled(checkpoint_every=32)"
+    assert {name: kind().name for name, kind in WAYS.items()} == {name: name for name in WAYS}
+
+
+@pytest.mark.parametrize("way", [Loop, "Loop", None, 3, ["loop"]])
+def test_what_is_no_way_is_named(way: Any) -> None:
+    with pytest.raises(ValueError, match=r"one of auto, unrolled, loop, compiled, fused; got .*Loop\(checkpoint_every"):
+        iterate(lstm, constant(XS), tuple(map(constant, PAIR)), way=way)
 
 
 def test_a_step_that_returns_a_number_is_named() -> None:

@@ -20,11 +20,14 @@ from measuring import assert_same, constant, inputs, measure, prepare, randomize
 from nnabla.utils.nnp_graph import NnpLoader
 
 from nnshop import (
+    AbstractCell,
     CarriedState,
     GRUCell,
     LSTMCell,
+    RecurrentSequential,
     SimpleRNNCell,
     TimeDistributed,
+    attend,
     bidirectional,
     gru,
     lstm,
@@ -36,9 +39,13 @@ from nnshop import (
 )
 from nnshop.export import save_nnp
 from nnshop.functions import length_mask, where
+from nnshop.graphs import functions_of
 from nnshop.kernels.array_function import ArrayFunction, array_of
 from nnshop.portable import is_portable, portable
-from nnshop.running.sequences import over
+from nnshop.recurrentshop import l2, penalized
+from nnshop.running import Fused
+from nnshop.running.recurrence import Recurrence
+from nnshop.seq2seq.encoder_decoder import Started
 
 B, T, D, H = 4, 7, 3, 5
 MASK = np.array([[1] * 7, [1, 1, 0, 0, 0, 0, 0], [1, 0, 1, 1, 0, 0, 1], [0] * 7])
@@ -211,7 +218,7 @@ def test_values_and_gradients_are_the_same(kind: str, mask: Any, reverse: bool, 
 
 def test_a_fused_way_is_refused_in_it() -> None:
     with portable(), pytest.raises(ValueError, match=r"portable\(\) allows NNabla's own functions only|llvmlite"):
-        over(LSTMCell(H), variable(B, T, D), LSTMCell(H).initial_state(B), None, length=T, reverse=False, way="fused")
+        Recurrence(Fused(), LSTMCell(H), variable(B, T, D), LSTMCell(H).initial_state(B), T, batch_major=True).run()
 
 
 def test_a_gradient_of_a_gradient() -> None:
@@ -590,3 +597,54 @@ def test_a_mask_of_lengths_is_an_input_of_a_graph_too(tmp_path: Path) -> None:
         y = lstm(x, H, mask=length_mask(lengths, T))
     save_nnp(tmp_path / "a.nnp", {"x": x, "lengths": lengths}, {"y": y}, freeze=True)
     assert_same(compute(load(tmp_path / "a.nnp"), {"x": x, "lengths": lengths})["y"], values(y)[0], rtol=1e-6)
+
+
+# What a cell does for whole sequences at once, a wrapper that only passes on does too
+
+
+def shop(*cells: AbstractCell) -> AbstractCell:
+    rnn = RecurrentSequential(return_sequences=True, name="shop")
+    for cell in cells:
+        rnn.add(cell)
+    return rnn.get_cell()
+
+
+DELEGATES: dict[str, Callable[[AbstractCell], AbstractCell]] = {
+    "regularized": lambda cell: penalized(cell, {"h2h/W": l2(0.1)}),
+    "started": lambda cell: Started(cell, cell.initial_state(B)),
+    "RecurrentSequential": shop,
+    "twice": lambda cell: penalized(shop(penalized(cell))),
+    "in a stack": lambda cell: stack(penalized(cell)),
+}
+
+
+def built_portably(cell: AbstractCell, x: nn.Variable) -> list[str]:
+    """The functions of a run of it, by their names."""
+    with portable():
+        ys, after = run(cell, x)
+    return [function.name for function in functions_of([ys, *tree_leaves(after)])]
+
+
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("delegate", DELEGATES)
+def test_what_only_passes_on_keeps_the_fast_form(delegate: str, kind: str) -> None:
+    """One product for the inputs of all steps, in place of one at each: the graph is as small as the cell's own."""
+    wrapped = DELEGATES[delegate](CELLS[kind])
+    assert built_portably(wrapped, variable(B, T, D)) == built_portably(CELLS[kind], variable(B, T, D))
+    nn.clear_parameters()
+    built_portably(wrapped, variable(B, T, D))
+    randomize()
+    x, state = inputs(wrapped, D, B, T)
+    with portable():
+        made = measure(runs(wrapped), x, state)
+        assert_same(made, measure(runs(wrapped, way="unrolled"), x, state), rtol=2e-5)
+
+
+def test_attention_after_a_started_decoder_keeps_the_fast_form() -> None:
+    """As an EncoderDecoder with its default bridge has it."""
+    memory, cell = variable(B, 6, H), LSTMCell(H)
+    started = Started(cell, cell.initial_state(B))
+    decoders = [stack(attend(inner, memory, input_feeding=False), name="decoder") for inner in (started, cell)]
+    made = [built_portably(decoder, variable(B, T, D)) for decoder in decoders]
+    assert made[0] == made[1]
+    assert made[0].count("Affine") == T + 1

@@ -17,7 +17,7 @@ _WAY_OUT = "in `with nnshop.portable():`, or run the cell with way='unrolled'"
 
 def own_name(kind: type) -> str:
     """The name that NNabla knows a function by."""
-    return _PREFIX + kind.__name__
+    return _PREFIX + kind.__name__.removesuffix("Function")
 
 
 def refuse_gradient_graphs(name: str) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..building import building
 from ..checks import check_variable
-from ..combinators import MERGES, Readout, Stack, Sync, Wrapper, lift, readout, teacher_forced
+from ..combinators import MERGES, Delegate, Readout, Stack, Sync, Wrapper, lift, readout, teacher_forced
 from ..core import AbstractCell, Cell, StateSpec, Tree, check_variables, output_shape, shapes, tree_leaves, tree_like, tree_map
 from ..functions import activation as find_activation
 from ..layers import last_output
@@ -32,7 +32,7 @@ READOUTS.update({word: word for word in MERGES})
 
 
 @dataclass(frozen=True, repr=False)
-class Owned(Wrapper, Described):
+class Owned(Delegate, Described):
     """A cell whose weights belong to a layer: they are found in that layer's scope, wherever the cell is used."""
 
     cell: AbstractCell
@@ -46,9 +46,9 @@ class Owned(Wrapper, Described):
     def owner(self) -> Any:
         return self.layer
 
-    def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
+    def pass_on(self, run: Callable, x: Tree, state: Tree) -> tuple[Tree, Tree]:
         with self.layer.scope():
-            return self.cell(x, state)
+            return run(self.cell, x, state)
 
     def arguments(self) -> dict[str, Any]:
         return {"layer": self.layer}
@@ -59,7 +59,7 @@ class Owned(Wrapper, Described):
 
 
 @dataclass(frozen=True, repr=False)
-class Flat(Wrapper):
+class Flat(Delegate):
     """A cell whose states stand in one tuple, as RecurrentShop lists them."""
 
     cell: AbstractCell
@@ -68,8 +68,8 @@ class Flat(Wrapper):
     def state(self) -> Tree:
         return tuple(tree_leaves(self.cell.state))
 
-    def step(self, x: Tree, state: Tree) -> tuple[Tree, Tree]:
-        y, after = self.cell(x, tree_like(self.cell.state, state))
+    def pass_on(self, run: Callable, x: Tree, state: Tree) -> tuple[Tree, Tree]:
+        y, after = run(self.cell, x, tree_like(self.cell.state, state))
         return y, tuple(tree_leaves(after))
 
 
@@ -85,7 +85,7 @@ class Given(Wrapper):
 
 
 @dataclass(frozen=True, repr=False)
-class Initialized(Wrapper):
+class Initialized(Delegate):
     """A cell whose states, from the first, start by other initializers; those that are left over start at zero."""
 
     cell: AbstractCell

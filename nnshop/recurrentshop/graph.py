@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import nnabla as nn
-import nnabla.function
 
 from ..core import AbstractCell, Cell, Tree, tree_leaves, tree_like, tree_map
-from ..functions import functions_of
+from ..graphs import Rule, Traced, again, functions_of, rewrite
 from ..ids import checked_ids, is_check
 
 WAY_OUT = "Pass a function (x, *states) -> (y, *states) in place of the graph: it is called at the batch size that is run."
@@ -39,19 +38,18 @@ class WiredStep:
                 f"the inputs and states of a step need one batch size; they have shapes {[v.shape for v in inputs]}."
             )
         self.batch = self.inputs[0].shape[0]
-        self.functions = functions_of(self.outputs)
         self._find_dependent()
 
     def _find_dependent(self) -> None:
         """Keeps the functions to apply anew; the others are closures."""
         self.dependent, self.used, chosen = set(self.inputs), set(self.outputs), []
-        for function in self.functions:
+        for function in functions_of(self.outputs):
             self.used.update(function.inputs)
             weight_dropout = function.info.type_name == "Dropout" and not self.dropout and function.inputs[0].parent is None
             if _is_source(function) or weight_dropout or any(v in self.dependent for v in function.inputs):
                 self.dependent.update(function.outputs)
                 chosen.append(function)
-        self.functions = chosen
+        self.traced = Traced(self.inputs, self.outputs, chosen, {})
 
     def check_that_all_is_used(self) -> None:
         """Raises ValueError for an input that is used for nothing, and for an output that depends on none."""
@@ -71,63 +69,71 @@ class WiredStep:
         for old, new in zip(self.inputs, inputs):
             if new.shape[1:] != old.shape[1:]:
                 raise ValueError(f"this step was wired for an input of shape {old.shape[1:]} a sample; got {new.shape[1:]}.")
-        batch = inputs[0].shape[0]
-        new_of = dict(zip(self.inputs, inputs))
-        for function in self.functions:
-            given = [new_of[v] if v in new_of else _computed(v) for v in function.inputs]
-            made = self._apply(function, given, batch)
-            new_of.update(zip(function.outputs, made))
-        return [new_of.get(v, v) for v in self.outputs]
+        return rewrite(self.traced, dict(zip(self.inputs, inputs)), _Applying(self, inputs[0].shape[0]))
 
-    def _apply(self, function: Any, given: list[nn.Variable], batch: int) -> list[nn.Variable]:
+
+class _Applying(Rule):
+    """Applies a wired step at another batch size."""
+
+    def __init__(self, step: WiredStep, batch: int) -> None:
+        self.dropout, self.wired, self.batch = step.dropout, step.batch, batch
+
+    def wants(self, function: Any, depends: bool) -> bool:
+        return True
+
+    def leaf(self, v: nn.Variable) -> nn.Variable:
+        if nn.get_auto_forward() and v.parent is not None:
+            v.forward()  # nobody else computes it
+        return v
+
+    def apply(self, function: Any, given: list[nn.Variable]) -> list[nn.Variable]:
         kind = function.info.type_name
-        if kind == "Dropout" and not self.dropout:
-            return given
-        if is_check(function):  # below it is made anew for each table
+        if is_check(function) or (kind == "Dropout" and not self.dropout):  # checks are made anew for each table, below
             return given
         if kind == "Embed":
             given = [checked_ids(given[0], given[1].shape[0], "embed: an id"), given[1]]
-        # A function in Python may have the name of one of NNabla's.
-        make = None if function.name == "Callback" else getattr(nnabla.function, kind, None)
-        if make is None:
+        if function.name == "Callback":
             raise ValueError(f"{kind} is no function of NNabla's own, and cannot be applied again. {WAY_OUT}")
-        arguments = self._rewrite(kind, function, given, batch)
+        arguments = self._arguments(kind, function, given)
         try:
-            # Without auto_forward= NNabla computes it here and now.
-            options = {"n_outputs": len(function.outputs), "auto_forward": nn.get_auto_forward()}
-            made = make(nn.get_current_context(), **arguments)(*given, **options)
+            made = again(function, given, arguments=arguments, context=nn.get_current_context())
         except RuntimeError as error:
-            raise ValueError(self._refusal(kind, batch, "it raised " + str(error).splitlines()[-1])) from error
-        made = list(made) if isinstance(made, (list, tuple)) else [made]
+            raise ValueError(self._refusal(kind, "it raised " + str(error).splitlines()[-1])) from error
         for old, new in zip(function.outputs, made):
-            if not _carries(old.shape, new.shape, self.batch, batch):
-                raise ValueError(self._refusal(kind, batch, f"{old.shape} became {new.shape}"))
-            if function.need_grad and not old.need_grad:  # the step stops the gradient here
-                new.need_grad = False
+            if not self._carries(old.shape, new.shape):
+                raise ValueError(self._refusal(kind, f"{old.shape} became {new.shape}"))
         return made
 
-    def _rewrite(self, kind: str, function: Any, given: list[nn.Variable], batch: int) -> dict[str, Any]:
+    def _arguments(self, kind: str, function: Any, given: list[nn.Variable]) -> dict[str, Any]:
+        """Those of the function, at the other batch size."""
         arguments = dict(function.info.args)
         if arguments.get("inplace") and nn.get_auto_forward():
             arguments["inplace"] = False  # see nnshop.functions.reshape
-        if batch == self.batch:
+        if self.batch == self.wired:
             return arguments
         if _is_source(function):
-            if arguments["shape"] and arguments["shape"][0] == self.batch:
-                arguments["shape"] = [batch, *arguments["shape"][1:]]
+            if arguments["shape"] and arguments["shape"][0] == self.wired:
+                arguments["shape"] = [self.batch, *arguments["shape"][1:]]
         elif kind == "Reshape":
             first, *rest = arguments["shape"]
-            if function.inputs[0].shape[0] * batch != given[0].shape[0] * self.batch:
-                raise ValueError(self._refusal(kind, batch, "the batch is not its first axis"))
-            arguments["shape"] = [first if first < 0 else first * batch // self.batch, *rest]
+            if function.inputs[0].shape[0] * self.batch != given[0].shape[0] * self.wired:
+                raise ValueError(self._refusal(kind, "the batch is not its first axis"))
+            arguments["shape"] = [first if first < 0 else first * self.batch // self.wired, *rest]
         elif kind in ("Broadcast", "Slice"):
             key, old, new = ("shape" if kind == "Broadcast" else "stop"), function.inputs[0].shape, given[0].shape
             pairs = zip(arguments[key], old, new)
             arguments[key] = [n if entry == o != n else entry for entry, o, n in pairs]
         return arguments
 
-    def _refusal(self, kind: str, batch: int, why: str) -> str:
-        return f"{kind}, wired at batch size {self.batch}, cannot be applied at batch size {batch}: {why}. {WAY_OUT}"
+    def _refusal(self, kind: str, why: str) -> str:
+        return f"{kind}, wired at batch size {self.wired}, cannot be applied at batch size {self.batch}: {why}. {WAY_OUT}"
+
+    def _carries(self, old: tuple, new: tuple) -> bool:
+        """Whether a shape is the traced one with its batch swapped, in one axis."""
+        if self.wired == self.batch or len(old) != len(new):
+            return old == new
+        changed = [(o, n) for o, n in zip(old, new) if o != n]
+        return len(changed) == 1 and changed[0][0] * self.batch == changed[0][1] * self.wired
 
 
 def without_dropout(cell: AbstractCell, x: Tree, state: Tree) -> AbstractCell:
@@ -141,26 +147,11 @@ def without_dropout(cell: AbstractCell, x: Tree, state: Tree) -> AbstractCell:
     with nn.auto_forward(False):
         traced = cell(*stand_ins)
     step = WiredStep(tree_leaves(stand_ins), tree_leaves(traced), dropout=False)
-    if all(function.info.type_name != "Dropout" for function in step.functions):
+    if all(function.info.type_name != "Dropout" for function in step.traced.functions):
         return cell
     return Cell(lambda x, state: tree_like(traced, step(*tree_leaves((x, state)))), cell.state)
-
-
-def _computed(closure: nn.Variable) -> nn.Variable:
-    """A Variable of the graph that is used as it is; in auto-forward mode nobody else computes it."""
-    if nn.get_auto_forward() and closure.parent is not None:
-        closure.forward()
-    return closure
 
 
 def _is_source(function: Any) -> bool:
     """Whether a function makes its output from nothing, such as noise or a constant."""
     return not function.inputs and "shape" in function.info.args
-
-
-def _carries(old: tuple, new: tuple, old_batch: int, batch: int) -> bool:
-    """Whether a shape is the traced one with its batch swapped, in one axis."""
-    if old_batch == batch or len(old) != len(new):
-        return old == new
-    changed = [(o, n) for o, n in zip(old, new) if o != n]
-    return len(changed) == 1 and changed[0][0] * batch == changed[0][1] * old_batch

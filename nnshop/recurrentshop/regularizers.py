@@ -10,7 +10,7 @@ import nnabla.functions as F
 import numpy as np
 
 from ..checks import is_number
-from ..combinators import Wrapper
+from ..combinators import Delegate
 from ..core import AbstractCell
 from ..parameters import all_parameters, join
 from .cells import RNNCell
@@ -80,7 +80,7 @@ class NonNegative:
 
 
 @dataclass(frozen=True, repr=False)
-class Penalized(Wrapper):
+class Penalized(Delegate):
     """A cell with regularizers and constraints for parameters that it makes, by their names below its scope."""
 
     cell: AbstractCell

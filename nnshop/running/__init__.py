@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from .sequences import explain, run
-from .ways import WAYS, iterate
+from .ways import WAYS, Auto, Compiled, Fused, Loop, Unrolled, Way, iterate
 
-__all__ = ["WAYS", "explain", "iterate", "run"]
+__all__ = ["WAYS", "Auto", "Compiled", "Fused", "Loop", "Unrolled", "Way", "explain", "iterate", "run"]

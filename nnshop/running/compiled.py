@@ -2,65 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import nnabla as nn
 import numpy as np
 
 from ..compiling.nodes import Weight
 from ..compiling.products import pack
-from ..core import Tree, shapes, tree_leaves, tree_like, tree_map
+from ..core import Tree, shapes, tree_leaves, tree_like
+from ..graphs import Drawing, as_list
 from ..kernels.array_function import Shape, array_of, array_to_write, check_shapes, gradient_of
-from ..portable import is_portable
 from . import explaining
-from .drawing import Drawing
 from .draws import Drawn, Draws
 from .gradients import Gradients, give_product
-from .loop import check_every, find_running
+from .loop import find_running
 from .parts import Parts
 from .price import check_that_it_pays
 from .recipe import Recipe
-from .step_graph import as_list
+from .recurrence import Recurrence
 from .tracing import trace
 from .unrolled import check_state_kept
 from .workspace import Workspace
 
 
-def iterate(
-    step: Callable,
-    xs: Tree,
-    state: Tree,
-    length: int,
-    reverse: bool,
-    running: Callable | None = None,
-    checkpoint_every: int | None = None,
-    batch_major: bool = False,
-    must_pay: bool = False,
-) -> tuple[Tree, Tree]:
-    """Compiles the step; see `nnshop.running.iterate`.
+def iterate(run: Recurrence, every: int | None, must_pay: bool) -> tuple[Tree, Tree]:
+    """Compiles the step; see `nnshop.running.Compiled`.
 
     Args:
-        batch_major: Sequences are `(B, T, ...)`.
+        run: What is run, without a mask.
+        every: Keep the states of each such step only.
         must_pay: Raises Unsupported for a sequence so short that NNabla's own functions take less time.
     """
-
-    def one(v: nn.Variable) -> nn.Variable:
-        return nn.Variable((v.shape[0], *v.shape[2:]) if batch_major else v.shape[1:])
-
-    if is_portable():
-        raise ValueError("portable() allows NNabla's own functions only, and way='compiled' is none; use way='unrolled'.")
-    graph, y, after = trace(step, tree_map(one, xs), state, hoist=True)
-    check_state_kept(shapes(state), shapes(after))
+    graph, y, after = trace(run.step, run.one_step(), run.state, hoist=True)
+    check_state_kept(shapes(run.state), shapes(after))
     if not graph.outputs:
         return y, after
-    inputs = [*tree_leaves((xs, state)), *graph.closures]
+    inputs = [*tree_leaves((run.xs, run.state)), *graph.closures]
     if must_pay:
-        check_that_it_pays(graph, length)
-    recipe = Recipe(graph, len(tree_leaves(xs)), len(tree_leaves(y)))
+        check_that_it_pays(graph, run.length)
+    recipe = Recipe(graph, len(tree_leaves(run.xs)), len(tree_leaves(y)))
     wanted = frozenset(i for i, v in enumerate(inputs) if v.need_grad)
-    every = None if checkpoint_every is None else check_every(checkpoint_every)
-    ends = None if running is None else find_running(running, state)
-    function = Compiled(recipe, length, reverse, batch_major, wanted, every, ends)
+    ends = None if run.running is None else find_running(run.running, run.state)
+    function = CompiledFunction(recipe, run.length, run.reverse, run.batch_major, wanted, every, ends)
     function.outside = graph.outside if nn.get_auto_forward() else []
     function.watched = [(v, v.shape) for _, given, _ in graph.outside for v in given if v.parent is None]
     explaining.take("compiled")
@@ -79,7 +62,7 @@ def pack_weight(weight: Weight, array: np.ndarray, packed: np.ndarray | None) ->
 _NOTHING = np.zeros((), np.float32)  # the gradient of a state that nobody reads
 
 
-class Compiled(Drawing):
+class CompiledFunction(Drawing):
     """`(xs, states, closures) -> (ys, states)`, sequences `(T, B, ...)`, or `(B, T, ...)` with `batch_major`.
 
     Args:
@@ -232,7 +215,10 @@ class Compiled(Drawing):
         gradients = Gradients(inputs, propagate_down, accum)
         n_x, n_y = self.recipe.n_x, self.recipe.n_y
         carried = [_NOTHING if v.grad.zeroing else gradient_of(v) for v in outputs[n_y:]]
-        for part, states in reversed([*zip(self.parts.all, self.kept or [None])]):  # type: ignore[list-item]
+        kept = self.kept or [None]  # type: ignore[list-item]
+        for part in self.parts.all[len(kept) :]:
+            self._give_zeros(part, gradients)
+        for part, states in reversed([*zip(self.parts.all, kept)]):
             space = self._space_of(part, inputs, states)
             for place, v in zip(self.plan.dy_places, outputs):
                 space.give(place, self.parts.steps(gradient_of(v), part))
@@ -256,6 +242,14 @@ class Compiled(Drawing):
             space.bind(place.buffer, self.packed[weight])
         self.part_in.pop(slot)  # the backward pass uses it up
         return space
+
+    def _give_zeros(self, part: range, gradients: Gradients) -> None:
+        """Gives their gradient to the steps of inputs that were not run."""
+        for kind, i in self.plan.gradient_places:
+            if kind == "x" and gradients.asked[i]:
+                array, adds = gradients.array(i)
+                if not adds:
+                    self.parts.steps(array, part)[...] = 0
 
     def _give_part(self, space: Workspace, part: range, gradients: Gradients) -> None:
         """Gives the gradients of the steps of inputs, and what the steps add to those of other inputs."""

@@ -10,7 +10,7 @@ import nnabla as nn
 import nnabla.function
 import numpy as np
 
-from .drawing import Draw
+from ..graphs.replaying import Draw
 
 AT_ONCE = 2**16  # numbers that one call draws, about as many as the cache holds
 # One call of these draws what several calls would: each number takes what it needs from NNabla's generator, and no more.

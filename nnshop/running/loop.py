@@ -7,54 +7,35 @@ from collections.abc import Callable, Sequence
 import nnabla as nn
 import nnabla.functions as F
 
-from ..core import Tree, is_whole, shapes, tree_leaves, tree_like, tree_map
+from ..core import Tree, shapes, tree_leaves, tree_like
+from ..graphs import Drawing, as_list
 from ..kernels.array_function import Shape, Variables, check_shapes
-from ..portable import is_portable
 from . import explaining
-from .drawing import Drawing
 from .moving import Mover
-from .step_graph import StepGraph, as_list
+from .recurrence import Recurrence
+from .step_graph import StepGraph
 from .tracing import trace
 from .unrolled import check_state_kept
 
 
-def iterate(
-    step: Callable,
-    xs: Tree,
-    state: Tree,
-    length: int,
-    reverse: bool,
-    running: Callable | None = None,
-    checkpoint_every: int | None = None,
-) -> tuple[Tree, Tree]:
-    """Traces the step, and applies the loop; see `nnshop.running.iterate`."""
-    if is_portable():
-        raise ValueError("portable() allows NNabla's own functions only, and way='loop' is none; use way='unrolled'.")
-    every = check_every(checkpoint_every)
-    graph, y, after = trace(step, tree_map(lambda v: nn.Variable(v.shape[1:]), xs), state)
-    check_state_kept(shapes(state), shapes(after))
+def iterate(run: Recurrence, every: int) -> tuple[Tree, Tree]:
+    """Traces the step, and applies the loop; see `nnshop.running.Loop`."""
+    graph, y, after = trace(run.step, run.one_step(), run.state)
+    check_state_kept(shapes(run.state), shapes(after))
     if not graph.outputs:
         return y, after
-    inputs = [*tree_leaves((xs, state)), *graph.closures]
+    inputs = [*tree_leaves((run.xs, run.state)), *graph.closures]
     reached = graph.reached(graph.inputs)
     if not any(v.need_grad for v in inputs) or not any(v in reached for v in graph.outputs):
-        every = length  # no backward pass is to come
+        every = run.length  # no backward pass is to come
     explaining.take("loop")
-    loop = Loop(graph, len(tree_leaves(xs)), len(tree_leaves(y)), length, reverse, every)
-    if running is not None:
-        loop.running = loop.states[find_running(running, state)].variable
+    loop = LoopFunction(graph, len(tree_leaves(run.xs)), len(tree_leaves(y)), run.length, run.reverse, every)
+    if run.running is not None:
+        loop.running = loop.states[find_running(run.running, run.state)].variable
     made = as_list(loop(*(inputs or [nn.Variable(())]), n_outputs=len(graph.outputs)))  # NNabla wants an input
     graph.stop_gradients(made)
     remaining = iter(made)
     return tree_like(y, remaining), tree_like(after, remaining)
-
-
-def check_every(checkpoint_every: int | None) -> int:
-    if checkpoint_every is None:
-        return 1
-    if not is_whole(checkpoint_every) or checkpoint_every < 1:
-        raise ValueError(f"checkpoint_every must be a number of steps, 1 or more; got {checkpoint_every!r}.")
-    return int(checkpoint_every)
 
 
 def find_running(running: Callable, state: Tree) -> int:
@@ -86,7 +67,7 @@ class _Port:
         self.mover.add(self.variable.grad, sequence, target_step=t)
 
 
-class Loop(Drawing):
+class LoopFunction(Drawing):
     """`(xs, states, closures) -> (ys, states)`, sequences `(T, ...)`.
 
     The forward pass keeps the states; the backward pass computes each step again, with the random numbers that were drawn.

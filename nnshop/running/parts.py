@@ -44,7 +44,7 @@ class Parts:
     def steps(self, sequence: np.ndarray, part: range) -> np.ndarray:
         """The steps of a part of a sequence, `(steps, rows, n)`."""
         if self.batch_major:
-            return sequence.reshape(self.batch, self.length, -1)[:, part.start : part.stop].swapaxes(0, 1)
+            return sequence.reshape(len(sequence), self.length, -1)[:, part.start : part.stop].swapaxes(0, 1)
         return sequence.reshape(self.length, self.batch, -1)[part.start : part.stop]
 
     def write(self, sequence: np.ndarray, part: range, rows: np.ndarray, add: bool = False) -> None:

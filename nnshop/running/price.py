@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..compiling.nodes import Unsupported
-from ..functions import functions_of
+from ..graphs import functions_of
 from .step_graph import StepGraph
 
 # A call of a compiled sequence takes as long as CALLS of NNabla's functions, as CALLS_AN_INPUT for each of its inputs, and as

@@ -9,9 +9,9 @@ from ..compiling.engine import Engine, Recent
 from ..compiling.nodes import Unsupported
 from ..compiling.plan import Plan
 from ..compiling.translate import Mixes, Translation
-from ..functions import functions_of
+from ..graphs import functions_of
+from ..graphs.replaying import Draw
 from ..ids import CheckedIds
-from .drawing import Draw
 from .step_graph import StepGraph
 
 _ENGINES, _BATCHES = Recent(256), Recent(256)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import nnabla as nn
@@ -11,26 +10,14 @@ import nnabla.functions as F
 
 from ..building import building
 from ..checks import check_flag, check_variable
-from ..compiling.nodes import Unsupported
 from ..core import AbstractCell, Tree, batch_size_of, check_cell, check_state, shapes, tree_leaves, tree_map
-from ..functions import length_mask, swap_time, where, without_padding
+from ..functions import length_mask, where
 from ..kernels import why_not_arrays
-from ..kernels import why_not_compiled as why_not_llvm
 from ..kernels.hold import Hold
-from ..sharing import warn_of_sharing
+from ..sharing import sharing_is_meant, warn_of_sharing
 from . import explaining
-from .fused import is_on_cudnn, why_not_cudnn
-from .step_graph import NotRepeatable
-from .ways import (
-    WAYS,
-    check_checkpoints,
-    check_compiled,
-    check_way,
-    iterate,
-    iterate_plainly,
-    sequence_length,
-    try_compiled,
-)  # fmt: skip
+from .recurrence import Recurrence
+from .ways import Unrolled, Way, find_way, sequence_length
 
 
 @building()
@@ -43,8 +30,7 @@ def run(
     mask: nn.Variable | None = None,
     lengths: Any = None,
     reverse: bool = False,
-    way: str = "auto",
-    checkpoint_every: int | None = None,
+    way: str | Way = "auto",
 ) -> tuple[Tree, Tree]:
     """Runs a cell over a batch of sequences.
 
@@ -64,8 +50,8 @@ def run(
         reverse: From the last step to the first; `ys[:, t]` is still the output at step t. With lengths, each row is run
             backwards within its own length.
         way: "compiled", "loop" or "unrolled", see `iterate`; "fused", one function for the whole sequence, which is compiled on
-            the CPU and cuDNN's on a GPU; "auto" for the fastest that fits. They are equal in values and gradients.
-        checkpoint_every: For "loop": keeps each k-th state only, see `iterate`.
+            the CPU and cuDNN's on a GPU; "auto" for the fastest that fits; or with options a value, such as
+            `nnshop.running.Loop(checkpoint_every=32)`. They are equal in values and gradients.
 
     Returns:
         `(ys, state)`: a tree of Variables `(B, T, ...)`, and the state after the last step (with a mask, the last valid one).
@@ -79,10 +65,7 @@ def run(
         >>> ys.shape, h.shape
         ((4, 7, 8), (4, 8))
     """
-    check_way(way, ["fused", *WAYS])
-    check_checkpoints(checkpoint_every, way)
-    if way == "compiled":
-        check_compiled()
+    found = find_way(way)
     check_cell(cell)
     check_flag("reverse", reverse)
     length = sequence_length(xs, length, axis=1)
@@ -97,15 +80,11 @@ def run(
     check_state(cell, "needs", state, batch)
     mask = _find_mask(mask, lengths, batch, length)
     explaining.begin(cell, length)
-    options: dict[str, Any] = {"length": length, "reverse": reverse, "way": way}
-    if checkpoint_every is None:
-        ys, state = over(cell, xs, state, mask, **options)
-    else:
-        run_steps = _compiled if way == "compiled" else _step_by_step
-        ys, state = run_steps(cell, xs, state, mask, **options, checkpoint_every=checkpoint_every)
+    with sharing_is_meant():  # among steps
+        ys, state = Recurrence(found, cell, xs, state, length, reverse, mask=mask, batch_major=True).run()
     if anew:
         warn_of_sharing(cell, inputs, tree_leaves(ys))
-    return (ys, state) if mask is None else (tree_map(lambda y: _hold(y, mask, reverse, way), ys), state)
+    return (ys, state) if mask is None else (tree_map(lambda y: _hold(y, mask, reverse, found), ys), state)
 
 
 def explain(what: AbstractCell | Callable | nn.Variable, *inputs: Tree, **options: Any) -> None:
@@ -130,73 +109,6 @@ def explain(what: AbstractCell | Callable | nn.Variable, *inputs: Tree, **option
     print(explaining.explain(what, *inputs, run=run, **options))
 
 
-def over(
-    cell: AbstractCell,
-    xs: Tree,
-    state: Tree,
-    mask: nn.Variable | None,
-    *,
-    length: int,
-    reverse: bool,
-    way: str,
-) -> tuple[Tree, Tree]:
-    """Runs a cell over sequences `(B, T, ...)`, as `run` does, but the outputs at masked steps mean nothing, and are finite."""
-    repeatable = True
-    if way == "compiled":
-        return _compiled(cell, xs, state, mask, length=length, reverse=reverse)
-    if way == "fused":
-        return _fused(cell, xs, state, mask, length=length, reverse=reverse)
-    if way == "auto":
-        step, given = _with_mask(cell, xs, mask)
-        made, repeatable = try_compiled(step, given, state, length, reverse, batch_major=True)
-        if made is None:
-            made = cell.over(xs, state, mask, length=length, reverse=reverse, way=way)
-        if made is not None:
-            return made
-    return _step_by_step(cell, xs, state, mask, length=length, reverse=reverse, way=way, repeatable=repeatable)
-
-
-def _fused(cell: AbstractCell, xs: Tree, state: Tree, mask: nn.Variable | None, **options: Any) -> tuple[Tree, Tree]:
-    """One function for the whole sequence: a compiled one on the CPU, cuDNN's on a GPU."""
-    reason = why_not_llvm()
-    if not reason:
-        try:
-            return _compiled(cell, xs, state, mask, **options)
-        except (NotRepeatable, Unsupported) as error:
-            reason = str(error)
-    made = cell.over(xs, state, mask, **options, way="fused")
-    if made is not None:
-        return made
-    if is_on_cudnn():
-        usual = "LSTMCell, GRUCell and SimpleRNNCell have one, with their own activations and no extras"
-        reason = why_not_cudnn("lstm", mask) or usual
-    raise ValueError(f"{cell} has no fused form here: {reason}. Use way='auto'.")
-
-
-def _step_by_step(cell: AbstractCell, xs: Tree, state: Tree, mask: nn.Variable | None, **options: Any) -> tuple[Tree, Tree]:
-    way, repeatable = options.pop("way"), options.pop("repeatable", True)
-    if way == "auto":
-        loop: Callable = partial(iterate_plainly, **options, repeatable=repeatable)
-    else:
-        loop = partial(iterate, way=way, **options)
-    xs = tree_map(swap_time, xs)
-    ys, state = loop(cell, xs, state) if mask is None else loop(_masked(cell), (xs, swap_time(mask)), state)
-    return tree_map(swap_time, ys), state
-
-
-def _compiled(
-    cell: AbstractCell, xs: Tree, state: Tree, mask: nn.Variable | None, *, length: int, reverse: bool, **options: Any
-) -> tuple[Tree, Tree]:
-    step, given = _with_mask(cell, xs, mask)
-    options.pop("way", None)
-    return WAYS["compiled"](step, given, state, length, reverse, batch_major=True, **options)
-
-
-def _with_mask(cell: AbstractCell, xs: Tree, mask: nn.Variable | None) -> tuple[Callable, Tree]:
-    """The step of a cell, and its inputs, the mask among them."""
-    return (cell, xs) if mask is None else (_masked(cell), (xs, mask))
-
-
 def _find_mask(mask: nn.Variable | None, lengths: Any, batch: int, length: int) -> nn.Variable | None:
     if mask is not None and lengths is not None:
         raise ValueError("give a mask or lengths, not both.")
@@ -209,20 +121,9 @@ def _find_mask(mask: nn.Variable | None, lengths: Any, batch: int, length: int) 
     return mask
 
 
-def _masked(cell: AbstractCell) -> Callable:
-    """The step of a cell on `(x, keep)`, which leaves the state of the rows alone that are not to be kept."""
-
-    def step(x_keep: Tree, state: Tree) -> tuple[Tree, Tree]:
-        x, keep = x_keep
-        y, after = cell(tree_map(partial(without_padding, keep), x), state)
-        return y, tree_map(partial(where, keep), after, state)
-
-    return step
-
-
-def _hold(ys: nn.Variable, mask: nn.Variable, reverse: bool, way: str) -> nn.Variable:
+def _hold(ys: nn.Variable, mask: nn.Variable, reverse: bool, way: Way) -> nn.Variable:
     """Repeats the last output that counts at masked steps; before the first one it is zero."""
-    if way in ("auto", "fused", "compiled") and not why_not_arrays():
+    if not isinstance(way, Unrolled) and not why_not_arrays():
         return Hold(reverse)(ys, mask)
 
     def step(y_keep: Tree, last: Tree) -> tuple[Tree, Tree]:
@@ -230,4 +131,5 @@ def _hold(ys: nn.Variable, mask: nn.Variable, reverse: bool, way: str) -> nn.Var
         return y, y
 
     start = F.constant(0, (ys.shape[0], *ys.shape[2:]))
-    return iterate(step, (ys, mask), start, reverse=reverse, way=way, time_axis=1)[0]
+    held, _ = Recurrence(way, step, (ys, mask), start, ys.shape[1], reverse, batch_major=True).run()
+    return held

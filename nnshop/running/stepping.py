@@ -12,7 +12,8 @@ from ..building import building
 from ..checks import check_count
 from ..compiling.nodes import Unsupported
 from ..core import AbstractCell, Tree, batch_size_of, check_cell, check_state, shapes, tree_leaves, tree_like, tree_map
-from ..functions import functions_of, reshape
+from ..functions import reshape
+from ..graphs import functions_of
 from ..ids import known_ids
 from ..kernels import why_not_compiled
 from ..kernels.array_function import array_of

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import nnabla as nn
 import nnabla.functions as F
 
@@ -11,25 +9,25 @@ from ..context import in_float32
 from ..core import Tree, shapes, tree_map
 from ..functions import unstack
 from . import explaining
+from .recurrence import Recurrence
 
 
-def iterate(
-    step: Callable, xs: Tree, state: Tree, length: int, reverse: bool, running: Callable | None = None
-) -> tuple[Tree, Tree]:
+def iterate(run: Recurrence) -> tuple[Tree, Tree]:
     """Splits, loops and stacks; see `nnshop.running.iterate`."""
     explaining.take("unrolled")
-    columns = tree_map(unstack, xs)  # lists of T Variables are leaves
-    before, ys = shapes(state), []
-    for t in reversed(range(length)) if reverse else range(length):
-        y, state = step(tree_map(lambda column, t=t: column[t], columns), state)
+    columns = tree_map(unstack, run.xs)  # lists of T Variables are leaves
+    state, ys = run.state, []
+    before = shapes(state)
+    for t in reversed(range(run.length)) if run.reverse else range(run.length):
+        y, state = run.step(tree_map(lambda column, t=t: column[t], columns), state)
         check_state_kept(before, shapes(state))
         ys.append(y)
         if shapes(y) != shapes(ys[0]):
             raise ValueError(f"a step must return an output of the same shapes each time; {shapes(ys[0])}, then {shapes(y)}.")
-        if running is not None and nn.get_auto_forward() and not running(state).data.get_data("r").any():
-            ys += [y] * (length - len(ys))
+        if run.running is not None and nn.get_auto_forward() and not run.running(state).data.get_data("r").any():
+            ys += [y] * (run.length - len(ys))
             break
-    if reverse:
+    if run.reverse:
         ys.reverse()
     return tree_map(_stack, *ys), state
 

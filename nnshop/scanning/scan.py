@@ -15,11 +15,11 @@ from nnabla.parameter import get_parameter_or_create
 from ..building import building
 from ..core import Tree, is_whole, tree_map
 from ..functions import swap_time
+from ..graphs import Traced, trace
+from ..graphs.replaying import draws
 from ..parameters import scratch
-from ..running import iterate
-from ..running.replacing import Made, made_by
-from ..running.step_graph import draws
-from ..running.ways import check_checkpoints, check_time_axis, check_way
+from ..running import Way, iterate
+from ..running.ways import check_time_axis, find_way
 from .arguments import Output, Sequence, as_variable, items, number_of_steps
 from .ending import Ending, ending, hold, last_steps, start_of
 from .returned import Returned
@@ -40,12 +40,11 @@ def scan(
     name: str | None = None,
     strict: bool = False,
     return_list: bool = False,
-    way: str = "auto",
+    way: str | Way = "auto",
     *,
     time_axis: int = 0,
     bptt_window: int | None = None,
     cut_at_end: bool = False,
-    checkpoint_every: int | None = None,
 ) -> tuple[Any, Updates]:
     """Calls a function once for each step of sequences, each time with some of its own past outputs, as `theano.scan` does.
 
@@ -76,12 +75,11 @@ def scan(
         name: A parameter scope around the function's.
         strict: The function may read only what it is given, and what parametric functions make.
         return_list: A list of outputs also where there is one.
-        way: "unrolled", "loop" or "auto", as in `nnshop.iterate`.
+        way: "unrolled", "loop", "compiled" or "auto", or a value with options, as in `nnshop.iterate`.
         time_axis: 0, Theano's, or 1 for sequences, outputs and initials with time axes of shape `(B, T, ...)`.
         bptt_window: k: no gradient passes between windows of k steps, counted from the start: truncated backpropagation
             through time, in one graph.
         cut_at_end: In auto-forward mode: outputs end with the longest sample, where `until` ends them.
-        checkpoint_every: For `way="loop"`, as in `nnshop.iterate`.
 
     Returns:
         `(outputs, updates)`. outputs: one Variable `(n_steps, ...)`, or a list, without initial values; None for none. After
@@ -104,7 +102,8 @@ def scan(
         >>> ys.forward(); ys.d.tolist()
         [[2.0, 1.0], [4.0, 3.0], [9.0, 7.0]]
     """
-    _check_options(fn, truncate_gradient, time_axis, bptt_window, way, checkpoint_every)
+    _check_options(fn, truncate_gradient, time_axis, bptt_window)
+    found_way = find_way(way)
     inputs = [Sequence.of(i, entry, time_axis) for i, entry in enumerate(items(sequences))]
     outputs = [Output.of(i, entry, time_axis) for i, entry in enumerate(items(outputs_info))]
     constants = [as_variable(v, f"non_sequence {i}") for i, v in enumerate(items(non_sequences))]
@@ -116,7 +115,7 @@ def scan(
         plain = first.condition is None and bptt_window is None and truncate_gradient == -1
         axis = time_axis if plain else 0  # all else wants the time first
         xs = xs if axis == time_axis else tree_map(swap_time, xs)
-        options = {"way": way, "checkpoint_every": checkpoint_every, "time_axis": axis}
+        options = {"way": found_way, "time_axis": axis}
         plan, lengths = _Plan(call, xs, n_steps, bptt_window, time_axis == 1, options), None
         if first.condition is None:
             ys, state = plan.run(truncate_gradient)
@@ -127,9 +126,7 @@ def scan(
     return (ys if return_list or len(ys) > 1 else ys[0] if ys else None), found
 
 
-def _check_options(
-    fn: Any, truncate_gradient: Any, time_axis: Any, bptt_window: Any, way: str, checkpoint_every: int | None
-) -> None:
+def _check_options(fn: Any, truncate_gradient: Any, time_axis: Any, bptt_window: Any) -> None:
     if not callable(fn):
         raise TypeError(f"scan takes a function of one step first; got {fn!r}.")
     if truncate_gradient != -1:
@@ -137,8 +134,6 @@ def _check_options(
     if bptt_window is not None:
         _check_count("bptt_window", bptt_window, "1 or more steps")
     check_time_axis(time_axis)
-    check_way(way)
-    check_checkpoints(checkpoint_every, way)
 
 
 def _check_count(option: str, value: Any, wanted: str) -> None:
@@ -173,9 +168,10 @@ def _try(
         first = call(x, State(windows, ()))
         runs_twice = truncated and first.condition is not None
         if strict or runs_twice:
-            made = made_by(lambda: call(x, State(windows, ())).variables())
+            other, made = (trace(lambda: call(x, State(windows, ())).variables()) for _ in range(2))
+            made = made.without(other)
         if strict:
-            check_closures(fn, made, [*arguments, *first.updates])
+            check_closures(fn, made, other.variables(), [*arguments, *first.updates])
         if runs_twice:
             _check_not_random(made)
         names = {v.data: name for name, v in nn.get_parameters(grad_only=False).items()}
@@ -246,8 +242,8 @@ def _check_condition(first: Returned, windows: Tree, cut_at_end: bool) -> None:
                 )
 
 
-def _check_not_random(made: Made) -> None:
-    kinds = [function.info.type_name for function in made.own if draws(function, made.python.get(function))]
+def _check_not_random(made: Traced) -> None:
+    kinds = [function.info.type_name for function in made.functions if draws(function, made.python.get(function))]
     if kinds:
         raise ValueError(
             f"truncate_gradient with until runs the scan twice, first to see where it ends, and {kinds[0]} would draw other "

@@ -12,8 +12,8 @@ import numpy as np
 
 from ..core import Tree, tree_leaves, tree_map
 from ..functions import stop_gradient, where
-from ..running.replacing import computed_of
 from .arguments import Output
+from .replacing import computed_of
 from .returned import Returned
 
 

@@ -7,19 +7,19 @@ from collections.abc import Callable, Iterable
 
 import nnabla as nn
 
+from ..graphs import Traced
 from ..parameters import all_parameters
-from ..running.replacing import Made
 
 
-def check_closures(fn: Callable, made: Made, given: Iterable[nn.Variable]) -> None:
+def check_closures(fn: Callable, made: Traced, before: set[nn.Variable], given: Iterable[nn.Variable]) -> None:
     """Raises ValueError if a function reads Variables that were there before, other than those given.
 
-    The calls are to be made in `scratch()`, and this too: parameters that the function finds by their names are others there.
+    The call is to be made in `scratch()`, and this too: parameters that the function finds by their names are others there.
     """
-    inside = {v for function in made.own for v in function.outputs}
-    read = [v for function in made.own for v in function.inputs] + made.outputs
+    inside = {v for function in made.functions for v in function.outputs}
+    read = [v for function in made.functions for v in function.inputs] + made.outputs
     allowed = {*given, *nn.get_parameters(grad_only=False).values()}
-    closures = [v for v in dict.fromkeys(read) if v not in inside and v not in allowed and v in made.seen]
+    closures = [v for v in dict.fromkeys(read) if v not in inside and v not in allowed and v in before]
     if closures:
         names = _names(fn)
         raise ValueError(

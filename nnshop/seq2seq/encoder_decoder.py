@@ -20,7 +20,7 @@ from ..archive import check_numbers, damage_named, read_archive, write_archive
 from ..attention import attend
 from ..building import building
 from ..checks import check_count
-from ..combinators import Wrapper, lift, stack, teacher_forced
+from ..combinators import Delegate, lift, stack, teacher_forced
 from ..context import in_float32
 from ..core import AbstractCell, StateSpec, Tree, tree_leaves, tree_like, tree_map
 from ..decoding import Decoded, decode
@@ -42,7 +42,7 @@ KIND = "encoder-decoder"
 
 
 @dataclass(frozen=True, repr=False)
-class Started(Wrapper):
+class Started(Delegate):
     """A cell whose state begins with given Variables."""
 
     cell: AbstractCell

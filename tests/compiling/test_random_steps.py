@@ -16,6 +16,7 @@ from nnabla.parameter import get_parameter_or_create
 
 from nnshop import Cell, StateSpec, run, tree_leaves, tree_map
 from nnshop.functions import stop_gradient
+from nnshop.running import WAYS
 
 Values = list[nn.Variable]  # of a step so far, each `(B, n)`
 
@@ -127,8 +128,9 @@ def solve(problem: Problem, way: str) -> dict[str, np.ndarray]:
     specs = tuple(StateSpec((n,)) for n in problem["states"])
     cell = Cell(partial(step, program=problem["program"], ends=problem["ends"]), specs)
     x, states = variables((x, tuple(rng.randn(batch, n) for n in problem["states"])))
-    options = {} if way == "unrolled" else {"checkpoint_every": problem["every"]}
-    made = run(cell, x, states, mask=mask, reverse=problem["reverse"], way=way, **options)
+    every = problem["every"]
+    chosen = WAYS[way](checkpoint_every=every) if every and way != "unrolled" else way
+    made = run(cell, x, states, mask=mask, reverse=problem["reverse"], way=chosen)
     outputs = [v.apply(persistent=True) for v in tree_leaves(made)]
     terms = [F.sum(v * nn.Variable.from_numpy_array(f)) for v, f in zip(outputs, tree_leaves(factors(made)))]
     leaves = {"x": x, **{f"state{i}": v for i, v in enumerate(states)}, **nn.get_parameters()}

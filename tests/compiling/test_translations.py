@@ -13,7 +13,7 @@ from measuring import Measured, assert_same, measure
 from nnabla.parameter import get_parameter_or_create
 
 from nnshop.compiling.translate import TRANSLATIONS
-from nnshop.functions import functions_of
+from nnshop.graphs import functions_of
 from nnshop.running import iterate
 from nnshop.running.compiled import Recipe
 from nnshop.running.tracing import trace

@@ -17,7 +17,9 @@ from nnabla.parameter import get_parameter_or_create
 
 import nnshop
 from nnshop import GRUCell, LSTMCell, SimpleRNNCell, TimeDistributed, bidirectional, lift, run, stack
-from nnshop.functions import functions_of, linear_cross_entropy, sequence_loss
+from nnshop.functions import linear_cross_entropy, sequence_loss
+from nnshop.graphs import functions_of
+from nnshop.running import Loop
 
 require_device()
 
@@ -151,7 +153,7 @@ def test_a_loop_with_dropout_computes_its_steps_again_as_they_were(every: int, d
     prepare(cell, 8)
     x = variable(4, 5, 8)
     with device():
-        ys, _ = run(cell, x, way="loop", checkpoint_every=every)
+        ys, _ = run(cell, x, way=Loop(checkpoint_every=every))
         loss = F.sum(ys)
         x.grad.zero()
         loss.forward()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from measuring import assert_same, constant, factors
 
+from nnshop.running import WAYS, Auto, Unrolled
 from nnshop.running.sequences import _hold
 
 HOLES = np.array([[1, 1, 0, 1, 1], [0, 1, 0, 0, 1], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [1, 0, 0, 0, 0]], float)
@@ -17,7 +18,7 @@ both_directions = pytest.mark.parametrize("reverse", [False, True], ids=["forwar
 def measured(ys: np.ndarray, mask: np.ndarray, reverse: bool, way: str, accumulate: bool = False) -> tuple:
     """The held outputs, and the gradient of ys."""
     v = nn.Variable.from_numpy_array(ys, need_grad=True)
-    held = _hold(v, constant(mask), reverse, way).apply(persistent=True)
+    held = _hold(v, constant(mask), reverse, WAYS[way]()).apply(persistent=True)
     loss = F.sum(held * constant(factors(held)))
     loss = loss + F.sum(v * constant(factors(v, 3))) if accumulate else loss
     v.grad.zero()
@@ -52,7 +53,7 @@ def test_masked_outputs_may_be_nan(reverse: bool) -> None:
 
 
 def test_auto_uses_it() -> None:
-    held = _hold(nn.Variable((2, 3, 4)), nn.Variable((2, 3)), False, "auto")
+    held = _hold(nn.Variable((2, 3, 4)), nn.Variable((2, 3)), False, Auto())
     assert held.parent.name == "Callback"  # NNabla's name for a function that is computed in Python
     assert held.parent.inputs[0].shape == (2, 3, 4)
-    assert _hold(nn.Variable((2, 3, 4)), nn.Variable((2, 3)), False, "unrolled").parent.name != "Callback"
+    assert _hold(nn.Variable((2, 3, 4)), nn.Variable((2, 3)), False, Unrolled()).parent.name != "Callback"

@@ -11,7 +11,8 @@ import nnabla.parametric_functions as PF
 import numpy as np
 import pytest
 
-from nnshop.functions import functions_of, stop_gradient
+from nnshop.functions import stop_gradient
+from nnshop.graphs import functions_of
 from nnshop.recurrentshop import LSTMCell, RecurrentModel
 
 MEMORY = np.random.RandomState(9).randn(1, 4, 3).astype(np.float32)

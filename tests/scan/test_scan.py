@@ -13,6 +13,7 @@ from measuring import factors
 
 from nnshop import foldl, foldr, reduce, scan
 from nnshop import map as scan_map
+from nnshop.running import WAYS
 from nnshop.running.ways import LOOP_FROM
 
 rng = np.random.RandomState(0)
@@ -401,7 +402,7 @@ def test_auto_unrolls_what_cannot_be_a_loop() -> None:
 
 @pytest.mark.parametrize("every", [1, 3, 100])
 def test_checkpoints(every: int) -> None:
-    def build(x: Any, y: Any, **way: str) -> Any:
-        return scan(lambda x, y: F.sin(x) * y, x, y, checkpoint_every=every, **way)
+    def build(x: Any, y: Any, way: str) -> Any:
+        return scan(lambda x, y: F.sin(x) * y, x, y, way=WAYS[way](checkpoint_every=every))
 
     agrees("loop", build, lambda x, y: np.cumprod(np.sin(x)) * y, rng.uniform(1, 2, 7), 2.0)

@@ -1,14 +1,15 @@
-"""Random numbers that are drawn once for each step, and can be given again."""
+"""Random numbers that are drawn once, and given again when a graph is computed again."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from math import prod
 from typing import Any
 
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
+from nnabla.function import PythonFunction
 
 from ..kernels import why_not_arrays
 from ..kernels.array_function import ArrayFunction, Shape, Variables, check_shapes
@@ -48,8 +49,8 @@ class Draw(Drawing):
     Args:
         source: A Variable that the random function computes, without other inputs than `given`.
         given: Stands for the inputs of this function.
-        seeded: The random function has a seed of its own. Then, as in the unrolled graph, where each step has such a function,
-            all steps draw the same.
+        seeded: The random function has a seed of its own. Then it draws once, and gives that each time, as any number of
+            functions with this seed would.
     """
 
     def __init__(self, source: nn.Variable, given: Sequence[nn.Variable] = (), seeded: bool = False) -> None:
@@ -116,14 +117,35 @@ def _draw_mask(shape: tuple[int, ...], p: float, seed: int) -> Draw:
     return Draw(source, seeded=seeded) if why_not_arrays() else DrawBits(source, seeded, 1 / (1 - p))
 
 
+# These write to some of their inputs, when they compute their output: the running mean and variance.
+RUNNING = ("BatchNormalization", "FusedBatchNormalization", "SyncBatchNormalization")
+# What these write to has a part in their output: computed again, they would give another one.
+WRITING = ("Assign", "INQAffine", "INQConvolution", "MeanSubtraction", "MinMaxQuantize", "SpectralNorm", "VATNoise")
+
+
 def is_random(function: Any) -> bool:
     """Whether it is one of NNabla's random functions."""
     return "seed" in function.info.args
 
 
-def why_not_drawn(function: Any) -> str:
-    """Tells why what a function draws cannot be given again; empty where it can, or where it draws nothing."""
-    if not is_random(function) or not function.inputs or function.info.type_name in ("Dropout", "RandomChoice"):
+def draws(function: Any, python: PythonFunction | None) -> bool:
+    """Whether a function draws random numbers; `python` is the object, where one computes it."""
+    return is_random(function) or (isinstance(python, Drawing) and python.random)
+
+
+def writes(function: Any, python: PythonFunction | None) -> Iterable[int]:
+    """Which inputs a function may write to."""
+    if isinstance(python, Drawing):
+        return python.written
+    return range(1, len(function.inputs)) if function.info.type_name in RUNNING else ()
+
+
+def why_not_replayed(function: Any) -> str:
+    """Tells why a function, computed again, would give something else; empty where it would not."""
+    kind, arguments = function.info.type_name, function.info.args
+    if kind in WRITING and not arguments.get("test"):
+        return "it changes what it reads"
+    if not is_random(function) or not function.inputs or kind in ("Dropout", "RandomChoice"):
         return ""
     return "it draws anew when it is computed again for its gradient"
 
