@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from .nodes import View
@@ -11,7 +12,8 @@ class Place(NamedTuple):
     """A run of numbers in each row of a buffer.
 
     `rows` tells which row: "t", that of this time and sample; "b", that of this sample; "p" and "q", that of this sample in the
-    first and the second of two halves, which change their roles at each step; "0", the only one.
+    first and the second of two halves, which change their roles at each step; "g", that of the group of neighbours that this
+    row belongs to; "0", the only one.
     """
 
     buffer: int
@@ -25,7 +27,8 @@ class Buffer(NamedTuple):
 
     Kinds: `sequence`, T * B rows, and `given`, such rows that come from outside; `state`, (T + 1) * B rows, of which `after` is
     the same memory one step later; `sample`, B rows; `wide`, one for each row of a program that does all times at once; `pair`,
-    2 * B rows; `single`, one row; `closure` and `weight`, memory from outside.
+    2 * B rows; `groups`, one for each group of the rows of a program over time, and `flat groups`, of one that does all times
+    at once; `single`, one row for each thread; `closure` and `weight`, memory from outside.
     """
 
     kind: str
@@ -33,6 +36,7 @@ class Buffer(NamedTuple):
 
 
 _ROWS = {"t": ("sequence", "given", "state", "after"), "b": ("sample", "wide", "closure"), "p": ("pair",), "q": ("pair",),
+         "g": ("groups", "flat groups"),
          "0": ("single", "closure", "weight")}  # fmt: skip
 
 
@@ -46,6 +50,11 @@ class Buffers:
     def new(self, kind: str, width: int, rows: str) -> Place:
         self.all.append(Buffer(kind, width))
         return Place(len(self.all) - 1, rows, width)
+
+    def widen(self, places: Iterable[Place]) -> None:
+        """Lets a program that does all times at once add to these places."""
+        for place in places:
+            self.all[place.buffer] = Buffer("flat groups", place.width)
 
     def resolve(self, place: Place) -> Place:
         """The place in the memory that there is."""

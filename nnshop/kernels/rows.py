@@ -12,8 +12,8 @@ import numpy as np
 from ..compiling.arithmetic import OPERATIONS
 from ..compiling.machine import lanes, load
 from ..compiling.products.arrays import Array, refuse_other_structures, require_rows
-from ..compiling.products.loops import Round, Writer
 from ..compiling.text import module, suffix, truth, vector
+from ..compiling.writer import Round, Writer
 
 BLOCK = 128  # numbers that are compared at once: hardly any block holds one of the largest
 _LOWEST = "0xFFF0000000000000"  # -inf

@@ -290,15 +290,15 @@ class Compiled(Drawing):
         self._pack(inputs, self.plan.backward_weights)
         gradients = Gradients(inputs, propagate_down, accum)
         n_x, n_y = self.recipe.n_x, self.recipe.n_y
-        sums = {key: np.zeros((self.batch if key[0] == "sample" else 1, place.width), np.float32)
-                for key, place in self.plan.gradient_places.items() if key[0] != "x"}  # fmt: skip
+        sums = {key: place for key, place in self.plan.gradient_places.items() if key[0] != "x"}
+        totals: dict[int, np.ndarray] = {}
         carried = [gradient_of(v).reshape(self.batch, -1) for v in outputs[n_y:]]
         if not self.kept:
             self.kept = [[array_of(v) for v in inputs[n_x : n_x + self.recipe.n_states]]]
         for part, states in reversed([*zip(self.parts, self.kept)]):
             memory = self._memory_of(part, inputs, states)
-            for key, total in sums.items():
-                memory.bind(self.plan.gradient_places[key].buffer, total)
+            for place in sums.values():
+                memory.rows(place).fill(0)
             for place, v in zip(self.plan.dy_places, outputs):
                 memory.give(place, self._steps(gradient_of(v), part))
             for place, d in zip(self.plan.carry_places, carried):
@@ -306,7 +306,10 @@ class Compiled(Drawing):
             self.engine.run_backward(memory)
             carried = [memory.rows(place)[(len(part) % 2) * self.batch :][: self.batch] for place in self.plan.carry_places]
             self._give_parts(memory, part, gradients)
-        for (_, i), total in sums.items():
+            for (kind, i), place in sums.items():
+                total = memory.rows(place) if kind == "sample" else memory.total(place)
+                totals[i] = total + totals[i] if i in totals else total
+        for i, total in totals.items():
             gradients.give(i, total)
         for k, d in enumerate(carried):
             gradients.give(n_x + k, d)

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 pytest.importorskip("llvmlite")
 
+from nnshop.compiling.writer import Writer
+
 from nnshop.compiling import machine
 from nnshop.compiling.products import ROWS, WIDTH, kernels, multiply, multiply_packed, pack
 from nnshop.compiling.products.blocks import BLOCK_BREADTH, BLOCK_DEPTH, DEPTH, HEIGHT
-from nnshop.compiling.products.loops import Writer
 from nnshop.compiling.products.packing import transposed
 from nnshop.compiling.products.tile import LANES, VECTOR
 

@@ -18,6 +18,9 @@ import threading
 
 import numpy as np
 
+from ...threads import threads
+from .. import pool
+from ..pool import PART
 from .blocks import BLOCK
 from .kernels import functions, register
 from .tile import ROWS, WIDTH
@@ -39,7 +42,8 @@ def pack(b: np.ndarray, packed: np.ndarray | None = None) -> np.ndarray:
     """
     if packed is None:
         packed = _aligned((-(-b.shape[1] // WIDTH), b.shape[0], WIDTH))
-    if not (b.dtype == packed.dtype == _FLOAT and packed.flags.c_contiguous and functions()[0](b, packed)):
+    parts = _parts(b.size / 2, len(packed)) if b.size > _SMALL else 1
+    if not (b.dtype == packed.dtype == _FLOAT and packed.flags.c_contiguous and functions()[0](b, packed, parts)):
         raise ValueError(f"pack needs float32 (k, n) and room (ceil(n / {WIDTH}), k, {WIDTH}); got {_said(b, packed)}.")
     return packed
 
@@ -59,7 +63,9 @@ def multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray, accumulate: bool = F
         out: float32 `(m, n)`; the numbers of a row lie side by side.
         accumulate: Whether to add.
     """
-    if not (a.dtype == b.dtype == out.dtype == _FLOAT and functions()[2](a, b, out, accumulate, _scratch())):
+    work = a.size * out.shape[-1]
+    parts = _parts(work / 25, max(out.shape[-1] // WIDTH, len(a) // (2 * ROWS))) if work > _SMALL else 1
+    if not (a.dtype == b.dtype == out.dtype == _FLOAT and functions()[2](a, b, out, accumulate, _blocks(parts), parts)):
         raise ValueError(f"{_RULE} b (k, n); got {_said(a, b, out)}.")
     return out
 
@@ -71,17 +77,23 @@ def _said(*arrays: np.ndarray) -> str:
     return ", ".join(f"{array.shape} of {array.dtype} with strides {array.strides}" for array in arrays)
 
 
+_SMALL = 100_000  # numbers, or products of two: so few are not worth a thread
 _thread = threading.local()
 
 
-def _scratch() -> int:
-    """The address of the calling thread's block."""
-    try:
-        return _thread.address
-    except AttributeError:
-        _thread.block = _aligned((BLOCK,))
-        _thread.address = _thread.block.ctypes.data
-        return _thread.address
+def _parts(nanoseconds: float, most: int) -> int:
+    """How many threads pay for so much work, of at most so many parts."""
+    count = max(1, min(int(nanoseconds / PART), most, threads()))
+    pool.start(count)
+    return count
+
+
+def _blocks(count: int) -> int:
+    """The address of so many blocks, which belong to the calling thread."""
+    if getattr(_thread, "count", 0) < count:
+        _thread.count, _thread.blocks = count, _aligned((count, BLOCK))
+        _thread.address = _thread.blocks.ctypes.data
+    return _thread.address
 
 
 def _aligned(shape: tuple[int, ...]) -> np.ndarray:

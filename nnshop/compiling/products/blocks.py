@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ..writer import Writer
 from .few import FEW
-from .loops import Writer
 from .tile import ROWS, WIDTH
 
 HEIGHT = 8 * ROWS  # so few rows, at most, go through B once: panel after panel, each of them by all rows
