@@ -69,7 +69,8 @@ def _found() -> tuple[int, str]:
 
 def cores() -> int:
     """How many cores this process may use: by its affinity, and by the limits of its control group."""
-    return max(1, min(len(os.sched_getaffinity(0)), math.ceil(_limit(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")))))
+    limit = _limit(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup"))
+    return max(1, math.ceil(min(len(os.sched_getaffinity(0)), limit)))
 
 
 def _limit(root: Path, membership: Path) -> float:

@@ -25,6 +25,7 @@ FLOORS = [
         "parameters",
         "portable",
         "sharing",
+        "threads",
         "values",
         "version",
         "weights",

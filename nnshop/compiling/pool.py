@@ -19,6 +19,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
+from ..threads import threads
 from . import machine
 from .text import module
 from .writer import Writer
@@ -191,13 +192,22 @@ def _function() -> Callable[[int, int, int], None]:
     return _program().function("parallel", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
 
 
-def start(threads: int) -> None:
-    """Sees to it that so many threads, the calling one included, can share jobs."""
+def parts(nanoseconds: float, most: float) -> int:
+    """How many threads pay for so much work, of at most so many parts; they are there then."""
+    if nanoseconds < 2 * PART:
+        return 1
+    count = max(1, int(min(nanoseconds / PART, most, threads())))
+    start(count)
+    return count
+
+
+def start(count: int) -> None:
+    """Sees to it that so many threads, the calling one included, share jobs."""
     global _started
-    if threads - 1 > _started:
+    if count - 1 > _started:
         with _lock:
             work = _program().function("work")
-            while _started < threads - 1:
+            while _started < count - 1:
                 threading.Thread(target=_serve, args=(work,), name="nnshop", daemon=True).start()
                 _started += 1
 

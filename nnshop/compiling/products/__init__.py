@@ -18,9 +18,7 @@ import threading
 
 import numpy as np
 
-from ...threads import threads
 from .. import pool
-from ..pool import PART
 from .blocks import BLOCK
 from .kernels import functions, register
 from .tile import ROWS, WIDTH
@@ -42,7 +40,7 @@ def pack(b: np.ndarray, packed: np.ndarray | None = None) -> np.ndarray:
     """
     if packed is None:
         packed = _aligned((-(-b.shape[1] // WIDTH), b.shape[0], WIDTH))
-    parts = _parts(b.size / 2, len(packed)) if b.size > _SMALL else 1
+    parts = pool.parts(b.size / 2, len(packed))
     if not (b.dtype == packed.dtype == _FLOAT and packed.flags.c_contiguous and functions()[0](b, packed, parts)):
         raise ValueError(f"pack needs float32 (k, n) and room (ceil(n / {WIDTH}), k, {WIDTH}); got {_said(b, packed)}.")
     return packed
@@ -63,8 +61,8 @@ def multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray, accumulate: bool = F
         out: float32 `(m, n)`; the numbers of a row lie side by side.
         accumulate: Whether to add.
     """
-    work = a.size * out.shape[-1]
-    parts = _parts(work / 25, max(out.shape[-1] // WIDTH, len(a) // (2 * ROWS))) if work > _SMALL else 1
+    rows, columns = (1, 1, *out.shape)[-2:]
+    parts = pool.parts(a.size * columns / 25, max(columns // WIDTH, rows // (2 * ROWS)))
     if not (a.dtype == b.dtype == out.dtype == _FLOAT and functions()[2](a, b, out, accumulate, _blocks(parts), parts)):
         raise ValueError(f"{_RULE} b (k, n); got {_said(a, b, out)}.")
     return out
@@ -77,15 +75,7 @@ def _said(*arrays: np.ndarray) -> str:
     return ", ".join(f"{array.shape} of {array.dtype} with strides {array.strides}" for array in arrays)
 
 
-_SMALL = 100_000  # numbers, or products of two: so few are not worth a thread
 _thread = threading.local()
-
-
-def _parts(nanoseconds: float, most: int) -> int:
-    """How many threads pay for so much work, of at most so many parts."""
-    count = max(1, min(int(nanoseconds / PART), most, threads()))
-    pool.start(count)
-    return count
 
 
 def _blocks(count: int) -> int:

@@ -6,8 +6,8 @@ from ctypes import c_int64
 
 import numpy as np
 
+from ..jobs import share
 from ..writer import Writer
-from .parts import share
 from .tile import WIDTH
 
 # In CPython's and NumPy's structures for 64 bits: where an array's data, sizes and strides are. NumPy has kept them since 1.0.

@@ -8,6 +8,7 @@ from functools import cache, partial
 from typing import Any
 
 from .. import machine
+from ..jobs import JOB
 from ..text import module
 from ..writer import Writer
 from . import arrays, blocks, few, packing, parts, tile
@@ -56,8 +57,8 @@ def text() -> str:
         ("multiply", blocks.multiply(), blocks.MULTIPLY),
         ("pack", packing.pack(), packing.PARAMETERS),
         ("product", blocks.multiply_any(), blocks.PRODUCT),
-        ("pack_part", parts.pack_part(), parts.JOB),
-        ("product_part", parts.product_part(), parts.JOB),
+        ("pack_part", parts.pack_part(), JOB),
+        ("product_part", parts.product_part(), JOB),
         ("pack_array", arrays.pack(), arrays.PACK),
         ("multiply_arrays", arrays.multiply_packed(), arrays.PACKED),
         ("product_arrays", arrays.multiply(), arrays.PRODUCT),
