@@ -17,6 +17,7 @@ from ..kernels.array_function import Shape, array_of, check_shapes, gradient_of
 from ..portable import is_portable
 from . import explaining
 from .drawing import Drawing
+from .draws import Drawn, Draws
 from .gradients import Gradients, give_product
 from .loop import check_every, find_running
 from .recipe import Recipe
@@ -116,7 +117,7 @@ class Compiled(Drawing):
         running: int | None = None,
     ) -> None:
         super().__init__()
-        self.random = bool(recipe.draws)
+        self.random, self.draws = bool(recipe.draws), Draws(recipe.draws, reverse)
         self.recipe, self.reverse, self.batch_major = recipe, reverse, batch_major
         self.batch = recipe.batch or 1
         self.every, self.running, self.checks = every, running, recipe.checks()
@@ -174,7 +175,7 @@ class Compiled(Drawing):
         for i, ids in self.checks:
             ids.check(inputs[i].data.data)
         if not self.replaying:
-            self.drawn = {}
+            self.drawn = Drawn(self.draws, self.drawn if self.nested else None)
         self._pack(inputs, self.plan.forward_weights)
         ys = [output.data.cast(np.float32) for output in outputs[: recipe.n_y]]
         states = [array_of(v) for v in inputs[recipe.n_x : recipe.n_x + recipe.n_states]]
@@ -207,16 +208,6 @@ class Compiled(Drawing):
             else:
                 steps[last.stop :] = steps[last.stop - 1]
 
-    def _draw(self, part: range) -> list[np.ndarray]:
-        """The random numbers of a part, drawn in the order in which the steps run."""
-        if part not in self.drawn:
-            arrays = [np.empty((len(part), *draw.source.shape), np.float32) for draw in self.recipe.draws]
-            for n in range(len(part))[:: -1 if self.reverse else 1]:
-                for draw, steps in zip(self.recipe.draws, arrays):
-                    draw.fill(steps[n, ...], not self.drawn and n == (len(part) - 1 if self.reverse else 0))
-            self.drawn[part] = arrays
-        return self.drawn[part]
-
     def _run_part(self, part: range, inputs: Sequence[nn.Variable], states: Sequence[np.ndarray]) -> Memory:
         """Runs the steps of a part forwards, from these states on."""
         if len(self.parts) > 1 and not any(kept is states for kept in self.kept):
@@ -240,14 +231,14 @@ class Compiled(Drawing):
 
     def _bind(self, memory: Memory, inputs: Sequence[nn.Variable], part: range) -> None:
         """Lets a memory have what is outside."""
+        drawn = self.drawn.of(part)
         for weight, place in self.plan.forward_weights:
             memory.bind(place.buffer, self.packed[weight])
         for (kind, i), place in self.plan.inputs.items():
             if kind == "x":
                 memory.give(place, self._steps(array_of(inputs[i]), part))
             elif kind == "drawn":
-                steps = self._draw(part)[self.recipe.drawn(i)]
-                memory.give(place, steps.reshape(len(part), self.batch, -1))
+                memory.give(place, drawn[self.recipe.drawn(i)].reshape(len(part), self.batch, -1))
             else:
                 memory.bind(place.buffer, self.plan.graph.arrays[i] if kind == "array" else array_of(inputs[i]))
 

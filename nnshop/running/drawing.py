@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any
 
 import nnabla as nn
@@ -19,6 +20,7 @@ class Drawing(ArrayFunction):
     Attributes:
         drawn: What its last forward drew.
         replaying (bool): Whether its forward is to give `drawn` again.
+        nested (bool): Whether a loop runs it at each step. A loop sets `drawn` to None before its first step.
         random (bool): Whether it draws indeed.
         written: Which inputs its forward writes to.
     """
@@ -29,7 +31,15 @@ class Drawing(ArrayFunction):
     def __init__(self) -> None:
         super().__init__()
         self.drawn: Any = None
-        self.replaying = False
+        self.replaying = self.nested = False
+
+    def __call__(self, *inputs: nn.Variable, **options: Any) -> Any:
+        """Applies it. NNabla does not clear its outputs: under `nn.recompute` it would compute others in their place."""
+        made = super().__call__(*inputs, **options)
+        if self.random or self.written:
+            for v in made if isinstance(made, tuple) else [made]:
+                v.recompute, v.persistent = False, True
+        return made
 
 
 class Draw(Drawing):
@@ -62,14 +72,12 @@ class Draw(Drawing):
     def compute_gradients(self, inputs: Variables, outputs: Variables, propagate_down: list[bool], accum: list[bool]) -> None:
         """Does nothing: the output of a draw needs no gradient."""
 
-    def fill(self, steps: np.ndarray, first: bool) -> None:
-        """Draws for one step of time, into an array."""
-        if first or not self.seeded:
-            self.drawn = self._draw()
-        steps[...] = self._numbers(steps.shape)
+    def pack(self, numbers: np.ndarray) -> np.ndarray:
+        """Numbers that it drew, in the form in which they are kept."""
+        return numbers
 
-    def _numbers(self, shape: tuple[int, ...]) -> np.ndarray:
-        return self.drawn.get_data("r")
+    def unpack(self, packed: np.ndarray, shape: Shape) -> np.ndarray:
+        return packed
 
     def _draw(self) -> Any:
         self.source.data = nn.NdArray(self.source.shape)
@@ -87,14 +95,17 @@ class DrawBits(Draw):
         super().__init__(source, seeded=seeded)
         self.scale = np.float32(scale)
 
+    def pack(self, numbers: np.ndarray) -> np.ndarray:
+        return np.packbits(numbers != 0)
+
+    def unpack(self, packed: np.ndarray, shape: Shape) -> np.ndarray:
+        return np.unpackbits(packed, count=prod(shape)).reshape(shape) * self.scale
+
     def _draw(self) -> np.ndarray:
-        return np.packbits(super()._draw().data != 0)
+        return self.pack(super()._draw().data)
 
     def _give(self, output: nn.NdArray) -> None:
-        output.cast(np.float32)[...] = self._numbers(output.shape)
-
-    def _numbers(self, shape: tuple[int, ...]) -> np.ndarray:
-        return np.unpackbits(self.drawn, count=int(np.prod(shape))).reshape(shape) * self.scale
+        output.cast(np.float32)[...] = self.unpack(self.drawn, output.shape)
 
 
 def _draw_mask(shape: tuple[int, ...], p: float, seed: int) -> Draw:

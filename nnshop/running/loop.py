@@ -169,8 +169,10 @@ class Loop(Drawing):
             leaf.data = given.data
 
     def _start_drawing(self) -> None:
+        """Lets what has a seed draw anew, but once for all steps of the loop that this one is nested in."""
+        first = self.drawn is None or not self.nested
         for drawing in self.graph.drawing:
-            drawing.drawn, drawing.replaying = None, self.replaying
+            drawing.drawn, drawing.replaying = None if first else drawing.drawn, self.replaying
         if not self.replaying:
             self.drawn = []
 

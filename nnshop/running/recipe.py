@@ -39,7 +39,7 @@ class Recipe:
         n_closures = len(graph.inputs) - n_x - self.n_states
         self.draws = [draw for draw in graph.drawing if isinstance(draw, Draw)]
         if any(draw.given for draw in self.draws):
-            raise Unsupported("RandomChoice draws by weights that depend on the state")
+            raise Unsupported("RandomChoice draws by weights, so at each step, not before the loop")
         drawn = [draw.output for draw in self.draws]
         self._inputs = [*graph.inputs, *drawn]
         self._kinds = ["x"] * n_x + ["state"] * self.n_states + ["closure"] * n_closures + ["drawn"] * len(drawn)

@@ -121,7 +121,9 @@ class StepGraph:
         else:  # as above, NNabla would miscount the references to the Python object, and free it too early
             made = computed(*given, n_outputs=len(old))
             self.computed[as_list(made)[0]] = computed
-            self.drawing += [computed] if isinstance(computed, Drawing) and computed.random else []
+            if isinstance(computed, Drawing) and computed.random:
+                computed.nested = True
+                self.drawing.append(computed)
         new = as_list(made)
         for before, after in zip(old, new):
             if passes and not before.need_grad:  # the step stops the gradient here

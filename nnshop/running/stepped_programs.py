@@ -12,6 +12,7 @@ from ..compiling.memory import Memory
 from ..compiling.nodes import Weight
 from ..kernels.array_function import array_of
 from .compiled import pack_weight
+from .draws import Drawn, Draws
 from .recipe import Recipe
 from .step_graph import StepGraph
 
@@ -45,7 +46,7 @@ class Programs:
         self._memory = Memory(self._plan, 1, self._recipe.batch or 1, False)
         self._packed: dict[Weight, np.ndarray] = {}
         self._given: dict[int, np.ndarray] = {}
-        self._drawn = False
+        self._drawn = Drawn(Draws(self._recipe.draws))
         leaves = [*graph.inputs, *(draw.source for draw in self._recipe.draws)]
         self._side, self._sides = 0, [self._look(), self._look()]
         for (kind, i), place in self._plan.inputs.items():
@@ -74,10 +75,9 @@ class Programs:
         for i, x in enumerate(xs):
             if i in self._given:
                 self._given[i][...] = x
-        for i, draw in enumerate(self._recipe.draws, self._constant + len(self._closures)):
+        for i, numbers in enumerate(self._drawn.next(), self._constant + len(self._closures)):
             if i in self._given:
-                draw.fill(self._given[i], not self._drawn)
-        self._drawn = True
+                self._given[i][...] = numbers
         self._engine.run_forward(self._memory)
         ys = [rows.reshape(shape) for rows, shape in zip(self._sides[self._side].ys, self._shapes)]
         self._turn()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nnshop.compiling import memory
-from nnshop.running import compiled
+from nnshop.running import compiled, draws
 
 GUARD = 64  # numbers, at least as many as four vectors hold
 MARK = np.frombuffer(b"\xad\xde\xc0\x7f" * GUARD, np.float32)  # not a number, so that what is read of it shows in results
@@ -46,7 +46,7 @@ class Guarded:
 def guards(monkeypatch: pytest.MonkeyPatch) -> Iterator[Guarded]:
     """Guards around all buffers of compiled steps, which the test leaves as they are."""
     guarded = Guarded()
-    for module in (memory, compiled):
+    for module in (memory, compiled, draws):
         monkeypatch.setattr(module, "np", guarded)
     yield guarded
     guarded.check()
