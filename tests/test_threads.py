@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -145,20 +145,19 @@ def results(b: int, t: int, h: int, seed: int = 0, way: str = "compiled") -> lis
 
 @compiled
 @pytest.mark.parametrize("size", [(32, 12, 64), (20, 9, 96), (7, 30, 50), (3, 40, 64), (1, 50, 64), (130, 4, 300)])
-def test_results_do_not_depend_on_the_number_of_threads(size: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch) -> None:
-    from nnshop.compiling import memory, pool
+def test_results_do_not_depend_on_the_number_of_threads(
+    size: tuple[int, int, int], share_all: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nnshop.compiling import memory
 
     expected, shared = [], []
     monkeypatch.setattr(memory, "share", lambda *given, share=memory.share: shared.append(len(given[2])) or share(*given))
-    for piece in (pool.PART, 1):  # with 1 the smallest work is shared
-        monkeypatch.setattr(pool, "PART", piece)
-        monkeypatch.setattr(memory, "PART", piece)
-        for n in (1, 2, 5):
-            set_threads(n)
-            found = results(*size)
-            expected = expected or found
-            for a, b in zip(expected, found):
-                np.testing.assert_array_equal(a, b)
+    for n in (1, 2, 5):
+        share_all(n)
+        found = results(*size)
+        expected = expected or found
+        for a, b in zip(expected, found):
+            np.testing.assert_array_equal(a, b)
     assert max(shared) == 5
 
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..threads import threads
+from . import pool
 from .machine import Function
 from .places import Place
 from .plan import Plan, Program
-from .pool import PART
 from .sharing import cuts, group_of, share
 
 
@@ -97,8 +96,7 @@ class Memory:
         """Runs the machine code of a program for all rows, by as many threads as pay."""
         steps, rows = (1, self.length * self.batch) if program.flat else (self.length, self.batch)
         group = group_of(rows, program.flat)
-        most = 1 if program.for_one else min(threads(), steps * rows * program.cost_of_a_row / PART)
-        ends = cuts(rows, group, most)
+        ends = cuts(rows, group, 1 if program.for_one else pool.parts(steps * rows * program.cost_of_a_row, rows))
         given = steps, rows, int(backwards and not program.flat), group
         if len(ends) > 2:
             share(function.address, given, self._tables_of_threads(len(ends) - 1), ends)

@@ -36,16 +36,15 @@ def _cost(node: Node) -> float:
     return 0 if node.op == "product" else node.size * (_CHEAP if node.op in CHEAP else _DEAR)
 
 
-def cuts(rows: int, group: int, parts: float) -> list[int]:
+def cuts(rows: int, group: int, parts: int) -> list[int]:
     """Where the parts of threads begin and end: at most so many, about even, of whole groups and of LEAST rows or more."""
     groups = rows // group  # the last one has the rows that are left, too
-    most = max(1, min(int(parts), groups // -(-LEAST // group)))
+    most = max(1, min(parts, groups // -(-LEAST // group)))
     return [*(groups * i // most * group for i in range(most)), rows]
 
 
 def share(program: int, given: Sequence[int], tables: np.ndarray, ends: Sequence[int]) -> None:
-    """Runs a program by its address: each thread has a table of buffers, and its part of the rows."""
-    pool.start(len(tables))
+    """Runs a program by its address, for threads that `pool.parts` started: each has a table and a part of the rows."""
     job = np.array([program, *given, tables.ctypes.data, tables.strides[0], *ends], np.int64)
     pool.parallel(_part()["part"], job.ctypes.data, len(tables))
 
