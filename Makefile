@@ -20,7 +20,7 @@ lint: .venv/.dev
 bench: .venv/.examples
 	benchmarks/rivals_venv
 	$(PYTHON) benchmarks/run.py
-	$(PYTHON) benchmarks/run.py --threads 2 --only language_model --only layers --output benchmarks
+	$(PYTHON) benchmarks/run.py --threads 2
 
 .venv/.examples: setup.py .ci/venv
 	.ci/venv fast,examples

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cells import CELLS
-from works import BEFORE, COMPILED, JAX, LOOP, NNSHOP, TORCH, UNROLLED, Case
+from works import BEFORE, COMPILED, FOUR, JAX, LOOP, NNSHOP, ONE, TORCH, UNROLLED, Case
 
 CELLS_TITLE = "A user's cells, forward and backward"
 COMPILING = "Compiling a cell"
@@ -47,6 +47,24 @@ def cells(quick: bool) -> list[Case]:
             )
             cases.append(case)
     return cases
+
+
+def thread_cells(quick: bool) -> list[Case]:
+    """What a second thread brings to a user's cell, for `--threads 2`."""
+    return [
+        _case(
+            "Threads: a user's cells",
+            name,
+            size,
+            rivals=(NNSHOP, ONE, FOUR, JAX),
+            repeats=8 if size[-1] > 500 else 30,
+            rounds=1 if quick else 2,
+            patience=1,
+            faster={ONE: 1.7, JAX: 1.3},
+        )
+        for name in ("lstm", "layer_norm_lstm", "attention")
+        for size in (TINY if quick else SIZES[:2])
+    ]
 
 
 # The median of the speeds beside JAX, of the required cells: what it must be, over which batch sizes.
@@ -153,4 +171,5 @@ CELL_WORKS = {
     "cell_growth": cell_growth,
     "calls": calls,
     "ways": ways,
+    "thread_cells": thread_cells,
 }

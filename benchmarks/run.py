@@ -3,12 +3,13 @@
     python benchmarks/run.py
     python benchmarks/run.py --quick --only layers
     python benchmarks/run.py --only cells --only ways
-    python benchmarks/run.py --threads 2 --only layers --output benchmarks
+    python benchmarks/run.py --threads 2
     git worktree add build/before v0.1.0 && python benchmarks/run.py --only layers --before build/before
 
 A whole run writes `benchmarks/results.json`, `benchmarks/results.md` and the plots `docs/images/speed_*.png`. What is quick, or
-only a part, goes to `build/benchmarks`. With several threads the results are called `results_N_threads`. While it runs, what
-is measured so far is in `build/benchmarks/partial.json`; `python benchmarks/report.py` makes tables and plots of such files.
+only a part, goes to `build/benchmarks`. With several threads it measures what they bring, and the results are called
+`results_N_threads`. While it runs, what is measured so far is in `build/benchmarks/partial.json`; `python benchmarks/report.py`
+makes tables and plots of such files.
 
 It fails, at its end, where rivals of one work do not agree in values and gradients.
 """
@@ -84,7 +85,9 @@ def arguments() -> argparse.Namespace:
 
 
 def cases_of(args: argparse.Namespace) -> Iterator[Case]:
-    for name in args.only or [*WORKS, *CELL_WORKS]:
+    of_threads = ("threads", "thread_cells")
+    whole = of_threads if args.threads > 1 else [name for name in (*WORKS, *CELL_WORKS) if name not in of_threads]
+    for name in args.only or whole:
         if name in CELL_WORKS:
             cases = CELL_WORKS[name](args.quick)
         else:

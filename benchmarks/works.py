@@ -6,8 +6,10 @@ from dataclasses import dataclass, field, replace
 
 NNSHOP, COMPILED, UNROLLED, LOOP = "nnshop", "nnshop, compiled", "nnshop, unrolled", "nnshop, loop"
 BEFORE = "nnshop, before"  # an earlier commit: see run.py's --before
+THREADS = {"nnshop, one thread": 1, "nnshop, four threads": 4}  # whatever run.py's --threads gives the others
+ONE, FOUR = THREADS
 SEED, STOCK, TORCH, JAX = "plain graph", "stock", "PyTorch", "JAX"
-WAY = {NNSHOP: "auto", BEFORE: "auto", COMPILED: "compiled", UNROLLED: "unrolled", LOOP: "loop"}
+WAY = {NNSHOP: "auto", BEFORE: "auto", ONE: "auto", FOUR: "auto", COMPILED: "compiled", UNROLLED: "unrolled", LOOP: "loop"}
 LIBRARY = {TORCH: "torch", JAX: "jax"}  # the rivals that are in torch_*.py and jax_*.py; all others are in nnabla_*.py
 NOT_SLOWER = 0.97  # of another's speed, as closely as it can be measured
 START, END, NEVER = 1, 0, -30  # tokens of decoding, and a bias by which the end token is never said
@@ -115,6 +117,32 @@ def _layer(work: str, kind: str, batch: int, steps: int, units: int, repeats: in
     return Case(work, f"{kind}, B={batch}, T={steps}, H={units}", "layer", arguments, repeats=repeats)
 
 
+def threads() -> list[Case]:
+    """What a second thread brings, for `--threads 2`, and what it costs if there are more threads than cores."""
+    sizes = [(32, 100, 64, 30), (32, 100, 128, 20), (20, 35, 650, 6), (64, 50, 512, 4)]
+    own = {"rivals": (NNSHOP, ONE, FOUR, TORCH), "rounds": 2}
+    layers = [
+        replace(
+            _layer("Threads: layers", kind, batch, steps, units, repeats),
+            **own,
+            faster={ONE: 1.6 if units == 64 else 1.7, TORCH: 1.3 if kind != "lstm" else 0.95 if units == 650 else 1},
+        )
+        for kind in ("lstm", "gru", "rnn")
+        for batch, steps, units, repeats in sizes
+    ]
+    models = [
+        replace(
+            case,
+            work="Threads: language model",
+            **own,
+            smaller={},
+            faster={ONE: 1.6, TORCH: 1.4} if case.arguments["units"] == 200 else {ONE: 1.7, TORCH: 1.3},
+        )
+        for case in language_models()
+    ]
+    return layers + models
+
+
 def loops() -> list[Case]:
     return [
         Case(
@@ -196,6 +224,7 @@ WORKS = {
     "decoding": decoding,
     "import": imports,
     "growth": growth,
+    "threads": threads,
 }
 
 

@@ -15,7 +15,7 @@ from time import perf_counter
 import numpy as np
 from cells import Arrays, difference
 from tqdm import tqdm
-from works import BEFORE, LIBRARY, NNSHOP, Case
+from works import BEFORE, LIBRARY, NNSHOP, THREADS, Case
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -110,6 +110,8 @@ class Workshop:
         """The environment of a worker; where a case says what is to be cached, with a cache folder of its own."""
         path = self.before if rival == BEFORE and self.before else ROOT
         environment = {**self.environment, "PYTHONPATH": str(path.resolve())}
+        if rival in THREADS:
+            environment["NNSHOP_NUM_THREADS"] = str(THREADS[rival])
         if case.cached is None or rival in LIBRARY:
             yield environment
             return

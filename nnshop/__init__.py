@@ -20,6 +20,7 @@ from .recurrentshop import RecurrentModel, RecurrentSequential
 from .running import explain, iterate, run
 from .running.stepping import Stepper
 from .scanning import foldl, foldr, map, reduce, scan, until
+from .threads import set_threads
 from .training import CarriedState, clip_grad_by_global_norm
 from .version import __version__
 from .weights import from_fused, to_fused

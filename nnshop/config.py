@@ -7,6 +7,7 @@ import platform
 import nnabla as nn
 
 from .kernels import why_not_compiled
+from .threads import threads, why_threads
 
 
 def config() -> dict[str, str]:
@@ -15,12 +16,13 @@ def config() -> dict[str, str]:
     found["python"] = platform.python_version()
     found["context"] = ", ".join(nn.get_current_context().backend)
     reason = why_not_compiled()
+    found["threads"] = f"{threads()} ({why_threads()})"
     found["compiled steps"] = f"no: {reason}" if reason else _compiled()
     return found
 
 
 def show_config() -> None:
-    """Prints versions, the context, and whether steps are compiled here, for which processor, and where programs are kept.
+    """Prints versions, the context, how many threads compute, and whether steps are compiled here, for which processor.
 
     Where they are not, layers compute by NNabla's own functions: the same values, several times slower.
 

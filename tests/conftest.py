@@ -10,6 +10,8 @@ import nnabla_ext.cpu
 import numpy as np
 import pytest
 
+from nnshop import set_threads
+
 try:
     from hypothesis import settings
 except ModuleNotFoundError:  # tests/gpu go without, on a machine that has NNabla and pytest only
@@ -32,6 +34,17 @@ def _fresh_nnabla() -> Iterator[None]:
     nn.clear_parameters()
     nn.set_auto_forward(False)
     nn.set_default_context(nn.Context())
+
+
+@pytest.fixture
+def share_all(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], None]]:
+    """Sets the number of threads, which share the smallest work."""
+    pytest.importorskip("llvmlite")
+    from nnshop.compiling import pool
+
+    monkeypatch.setattr(pool, "PART", 1)
+    yield set_threads
+    set_threads(None)
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ FLOORS = [
         "parameters",
         "portable",
         "sharing",
+        "threads",
         "values",
         "version",
         "weights",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,18 @@ def test_all_ways_are_equal(row: Row, way: str, masked: bool) -> None:
     assert_same(measure(runs(cell, way=way, **options), x, state), expected)
     unasked = measure(runs(cell, way=way, **options), x, state, x_need_grad=False)
     assert_same(unasked.weight_grads, expected.weight_grads)
+
+
+@each_row()
+def test_the_number_of_threads_changes_no_bit(row: Row, share_all: Callable[[int], None]) -> None:
+    cell, x, state = start(row, batch=7)
+    mask = constant(np.random.RandomState(2).rand(7, tree_leaves(x)[0].shape[1]) < 0.7)
+    found = []
+    for n in (1, 2, 5):
+        share_all(n)
+        found.append(measure(runs(cell, mask=mask, way="compiled"), x, state))
+    for other in found[1:]:
+        assert_same(other, found[0], rtol=0)
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward", "reverse"])

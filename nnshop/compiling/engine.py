@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from ctypes import CFUNCTYPE, c_int64, c_void_p
+from ctypes import c_int64, c_void_p
 from functools import cached_property
 from typing import Any
 
@@ -15,8 +15,6 @@ from .plan import Plan, Program
 from .program import ProgramText
 from .text import Text, module
 
-_SIGNATURE = CFUNCTYPE(None, c_void_p, *[c_int64] * 5)
-
 
 class Engine:
     """The programs of a plan. Those of the backward pass are compiled when they are first asked for."""
@@ -25,19 +23,16 @@ class Engine:
         self.plan = plan
 
     @cached_property
-    def _forward(self) -> list[Callable]:
+    def _forward(self) -> list[machine.Function]:
         return self._compile(self.plan.forward)
 
     @cached_property
-    def _backward(self) -> list[Callable]:
+    def _backward(self) -> list[machine.Function]:
         return self._compile(self.plan.backward)
 
-    def _compile(self, programs: Sequence[Program]) -> list[Callable]:
+    def _compile(self, programs: Sequence[Program]) -> list[machine.Function]:
         code = machine.load(text_of(programs), [program.name for program in programs])
-        functions: list[Callable] = [_SIGNATURE(code[program.name]) for program in programs]
-        for function in functions:
-            function.code = code  # type: ignore[attr-defined]  # what it calls lives as long as it does
-        return functions
+        return [code.function(program.name, c_void_p, *[c_int64] * 6) for program in programs]
 
     def run_forward(self, memory: Memory) -> None:
         for program, function in zip(self.plan.forward, self._forward):

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 from weakref import WeakValueDictionary
 
 import llvmlite
@@ -59,6 +59,14 @@ def has_fma() -> bool:
     return _target().has_fma
 
 
+class Function(Protocol):
+    """A native function, for Python; the interpreter's lock is released while it runs."""
+
+    address: int
+
+    def __call__(self, *arguments: Any) -> Any: ...
+
+
 class Program(dict[str, int]):
     """The addresses of a module's functions, by name. They are valid as long as this object lives."""
 
@@ -66,10 +74,10 @@ class Program(dict[str, int]):
         super().__init__((name, library[name]) for name in names)
         self._library = library  # LLVM removes the code with it
 
-    def function(self, name: str, *arguments: Any, result: Any = None) -> Callable[..., Any]:
+    def function(self, name: str, *arguments: Any, result: Any = None) -> Function:
         """The function of that name for Python, with these types of ctypes; it keeps the program alive."""
         made: Any = ctypes.CFUNCTYPE(result, *arguments)(self[name])
-        made.program = self
+        made.program, made.address = self, self[name]
         return made
 
 

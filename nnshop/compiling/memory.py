@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from . import pool
+from .machine import Function
 from .nodes import View
 from .places import Place
 from .plan import Plan, Program
 from .products import address, refuse_other_structures
+from .sharing import cuts, group_of, share
 
 
 class Memory:
@@ -27,6 +30,7 @@ class Memory:
         self.plan, self.length, self.batch, self.reverse = plan, length, batch, reverse
         self._arrays: dict[int, np.ndarray] = {}
         self._copies: dict[int, np.ndarray] = {}  # of what is given in another order
+        self._single: list[list[np.ndarray]] = []  # what further threads have for themselves
         widths = np.array([width for _, width in plan.buffers.all], np.int64)
         self.table = np.concatenate([0 * widths, batch * widths, widths])
         self._rows = {
@@ -37,6 +41,8 @@ class Memory:
             "sample": batch,
             "wide": length * batch,
             "pair": 2 * batch,
+            "groups": -(-batch // group_of(batch, flat=False)),
+            "flat groups": -(-length * batch // group_of(length * batch, flat=True)),
             "single": 1,
         }
         self._allocate()
@@ -105,7 +111,24 @@ class Memory:
         for buffer, array in zip(buffers, [self._arrays[buffer] for buffer in turned]):
             self._arrays[buffer] = array
 
-    def run(self, program: Program, function, backwards: bool) -> None:
-        """Calls the machine code of a program for all rows."""
+    def run(self, program: Program, function: Function, backwards: bool) -> None:
+        """Runs the machine code of a program for all rows, by as many threads as pay."""
         steps, rows = (1, self.length * self.batch) if program.flat else (self.length, self.batch)
-        function(self._address, steps, rows, 0, rows, int(backwards and not program.flat))
+        group = group_of(rows, program.flat)
+        ends = cuts(rows, group, 1 if program.for_one else pool.parts(steps * rows * program.cost_of_a_row, rows))
+        given = steps, rows, int(backwards and not program.flat), group
+        if len(ends) > 2:
+            share(function.address, given, self._tables_of_threads(len(ends) - 1), ends)
+        else:
+            function(self._address, *given, 0, rows)
+
+    def _tables_of_threads(self, count: int) -> np.ndarray:
+        """A table for each thread, with buffers of its own for what is there for a single row."""
+        shared = {place.buffer for place in self.plan.gradient_places.values()}
+        single = [i for i, (kind, _) in enumerate(self.plan.buffers.all) if kind == "single" and i not in shared]
+        while len(self._single) < count - 1:
+            self._single.append([np.empty(self.plan.buffers.all[i].width, np.float32) for i in single])
+        tables = np.tile(self.table, (count, 1))
+        for table, arrays in zip(tables[1:], self._single):
+            table[single] = [array.ctypes.data for array in arrays]
+        return tables

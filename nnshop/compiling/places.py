@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from .nodes import View
@@ -11,7 +12,8 @@ class Place(NamedTuple):
     """A run of numbers in each row of a buffer.
 
     `rows` tells which row: "t", that of this time and sample; "b", that of this sample; "p" and "q", that of this sample in the
-    first and the second of two halves, which change their roles at each step; "0", the only one.
+    first and the second of two halves, which change their roles at each step; "g", that of the group of neighbours that this
+    row belongs to; "0", the only one.
     """
 
     buffer: int
@@ -26,7 +28,8 @@ class Buffer(NamedTuple):
     Kinds: `sequence`, T * B rows; `given`, such rows that come from outside; `spread`, the same at even distances from step to
     step and from row to row, which are known when a program runs; `state`, (T + 1) * B rows, of which `after` is
     the same memory one step later; `sample`, B rows; `wide`, one for each row of a program that does all times at once; `pair`,
-    2 * B rows; `single`, one row; `closure` and `weight`, memory from outside.
+    2 * B rows; `groups`, one for each group of the rows of a program over time, and `flat groups`, of one that does all times
+    at once; `single`, one row for each thread; `closure` and `weight`, memory from outside.
     """
 
     kind: str
@@ -38,6 +41,7 @@ _ROWS = {
     "b": ("sample", "wide", "closure"),
     "p": ("pair",),
     "q": ("pair",),
+    "g": ("groups", "flat groups"),
     "0": ("single", "closure", "weight"),
 }
 
@@ -55,6 +59,11 @@ class Buffers:
 
     def is_spread(self, place: Place) -> bool:
         return self.all[place.buffer].kind == "spread"
+
+    def widen(self, places: Iterable[Place]) -> None:
+        """Lets a program that does all times at once add to these places."""
+        for place in places:
+            self.all[place.buffer] = Buffer("flat groups", place.width)
 
     def resolve(self, place: Place) -> Place:
         """The place in the memory that there is."""

@@ -12,9 +12,11 @@ from .places import Buffers, Place
 from .reuse import readers, reuse, spread
 from .reverse import Reverse
 from .schedule import Schedule
+from .sharing import cost_of_a_row
 from .translate import Translation
 
 Pairs = list[tuple[Node, Place]]
+WIDE = 2**16  # what is larger, such as the gradient of a table of embeddings, is not there once for each group of rows
 
 
 class Program(NamedTuple):
@@ -23,6 +25,8 @@ class Program(NamedTuple):
     name: str
     schedule: Schedule
     flat: bool
+    for_one: bool  # whether it adds to what all rows share, so that one thread must do it
+    cost_of_a_row: float  # about, in nanoseconds
 
 
 class WeightGradient(NamedTuple):
@@ -222,15 +226,16 @@ class Plan:
                 reuse(program.schedule, free & self._sequences() - read, dead - read)
 
     def _place_gradients(self) -> tuple[Pairs, Pairs]:
-        new = self.buffers.new
         sinks: Pairs = []
         adds: Pairs = []
         for (kind, i), view in self.translation.leaves.items():
             d = self.gradients.get(view.node)
             if d is None or i not in self.wanted or kind not in ("x", "shared", "sample"):
                 continue
-            buffer, rows = {"x": ("sequence", "t"), "shared": ("single", "0"), "sample": ("sample", "b")}[kind]
-            place = self.gradient_places[kind, i] = new(buffer, view.node.size, rows)
+            buffer, rows = {"x": ("sequence", "t"), "shared": ("groups", "g"), "sample": ("sample", "b")}[kind]
+            if rows == "g" and view.node.size > WIDE:
+                buffer, rows = "single", "0"
+            place = self.gradient_places[kind, i] = self.buffers.new(buffer, view.node.size, rows)
             (sinks if kind == "x" else adds).append((d.node, place))
         return sinks, adds
 
@@ -269,8 +274,11 @@ class Plan:
         def add(part: str, flat: bool, stored: Pairs, added: Pairs) -> None:
             if stored or added:
                 flat = flat and not _needs_samples(stored, added, loads)
+                if flat:
+                    self.buffers.widen(place for _, place in added)
                 schedule = Schedule(self.graph, self.buffers, stored, added, dict(loads), self._weight, keep, flat)
-                programs.append(Program(f"nnshop_{name}_{part}", schedule, flat))
+                for_one = any(place.rows == "0" for _, place in added)
+                programs.append(Program(f"nnshop_{name}_{part}", schedule, flat, for_one, cost_of_a_row(schedule)))
             for node, place in stored:
                 if place.rows == "t" and (node not in loads or loads[node].rows in "pq"):
                     loads[node] = place

@@ -1,7 +1,8 @@
 """The text of a program: a function of LLVM that runs over all steps of time, and in each over the rows of the batch.
 
-Its arguments: the table of the buffers' addresses, the number of steps, the number of rows of the batch, the range of rows that
-this call does, and whether time runs backwards.
+Its arguments: the table of the buffers' addresses, the number of steps, the number of rows of the batch, whether time runs
+backwards, how many rows a group has, and the range of rows that this call does: of whole groups, so that several threads can
+share the rows.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from .roots import At, Product
 from .schedule import Schedule
 from .text import Text
 
-ARGUMENTS = "ptr %table, i64 %T, i64 %B, i64 %b0, i64 %b1, i64 %backwards"
+ARGUMENTS = "ptr %table, i64 %T, i64 %B, i64 %backwards, i64 %group, i64 %b0, i64 %b1"
 MULTIPLY = "declare void @nnshop_multiply(i64, i64, i64, i64, i64, i64, i64, i64, i64, i64, i64)"
 
 
@@ -129,7 +130,9 @@ class ProgramText:
             step, row = (text.new(f"mul i64 {n}, {s}") for n, s in zip(("%t", row), self._apart(place)))
             start = text.new(f"add i64 {text.new(f'add i64 {step}, {row}')}, {place.offset}")
             return text.new(f"getelementptr float, ptr %P{place.buffer}, i64 {start}")
-        if place.rows != "b":
+        if place.rows == "g":
+            row = text.new(f"udiv i64 {row}, %group")
+        elif place.rows != "b":
             row = text.new(f"add i64 %row{place.rows}, {row}")
         start = text.new(f"mul i64 {row}, {place.width}")
         return text.new(f"getelementptr float, ptr %P{place.buffer}, i64 {text.new(f'add i64 {start}, {place.offset}')}")

@@ -87,6 +87,10 @@ class Schedule:
                 self.places[node] = self.buffers.new("single", node.size, "0")
         return self.places.get(node)
 
+    def nodes(self) -> Iterable[Node]:
+        """What is computed."""
+        return (node for node in self._times if node not in self.loads and node.op != "constant")
+
     # Times
 
     def time(self, node: Node) -> Time:

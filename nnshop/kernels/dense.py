@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -16,15 +15,15 @@ from .array_function import (
     array_of,
     array_to_write,
     check_shapes,
-    give_gradient,
     gradient_of,
     gradient_to_write,
     rows_of,
     sizes_of,
 )
-from .rows import exponentials
+from .rows import add_up, exponentials, scale
 
-BLOCK = 512  # rows of logits that are there at once
+BLOCK = 512  # rows of logits that are computed at once
+KEPT = 2**24  # logits that are kept for the backward pass, 64 MiB
 
 
 def affine_shape(who: str, base_axis: int, x: Shape, *weights: Shape) -> Shape:
@@ -62,14 +61,16 @@ class Affine(ArrayFunction):
             if propagate_down[i]:
                 multiply(a, b, rows_of(gradient_to_write(inputs[i], accum[i]), b.shape[1]), accum[i])
         if len(inputs) > 2 and propagate_down[2]:
-            give_gradient(inputs[2], dy.sum(axis=0), accum[2])
+            add_up(dy, gradient_to_write(inputs[2], accum[2]), accum[2])
 
 
 @np.errstate(invalid="ignore", over="ignore")  # a NaN goes on, as in NNabla
-def _cross_entropy(logits: np.ndarray, targets: np.ndarray, losses: np.ndarray) -> np.ndarray:
-    """Turns logits (N, V) into exp(logit - the row's largest); returns by what to multiply that for the softmax."""
+def _cross_entropy(logits: np.ndarray, bias: np.ndarray | None, targets: np.ndarray, losses: np.ndarray) -> np.ndarray:
+    """Turns logits (N, V), without bias, into exp(logit - the row's largest); returns what makes the softmax of that."""
     at_targets = logits[_places(targets)]
-    largest, sums = exponentials(logits, keep=True)
+    if bias is not None:
+        at_targets += bias[np.maximum(targets, 0)]
+    largest, sums = exponentials(logits, keep=True, bias=bias)
     losses[...] = np.where(targets < 0, 0, np.log(sums) - (at_targets - largest))
     return 1 / sums
 
@@ -78,7 +79,7 @@ def _cross_entropy(logits: np.ndarray, targets: np.ndarray, losses: np.ndarray) 
 def _cross_entropy_gradient(logits: np.ndarray, targets: np.ndarray, scales: np.ndarray, dlosses: np.ndarray) -> None:
     """Turns what `_cross_entropy` left into the gradient of the logits."""
     dlosses = np.where(targets < 0, 0, dlosses)
-    logits *= (scales * dlosses)[:, np.newaxis]
+    scale(logits, scales * dlosses)
     logits[_places(targets)] -= dlosses
 
 
@@ -90,7 +91,7 @@ def _places(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 class LinearCrossEntropy(ArrayFunction):
     """`(h (..., D), W, b (V,)?, target (...)) -> losses (...)`, in nats; where the target is negative, the loss is 0.
 
-    Logits of more than BLOCK rows are never there at once: they are computed again in the backward pass.
+    What the backward pass needs of more than KEPT logits is not there at once: those are computed again, by blocks of rows.
 
     Args:
         transposed: W is `(V, D)`, such as an embedding's, instead of `(D, V)`.
@@ -99,10 +100,11 @@ class LinearCrossEntropy(ArrayFunction):
     def __init__(self, transposed: bool) -> None:
         super().__init__()
         self.transposed = transposed
-        self.saved: Any = None  # of the last block: its logits after _cross_entropy, and its scales
+        self.rooms: dict[int, np.ndarray] = {}  # memory for blocks of logits, by number
+        self.left: dict[int, tuple[int, np.ndarray]] = {}  # which block `_cross_entropy` has turned there, and its scales
 
     def forget(self) -> None:
-        self.saved = None
+        self.rooms, self.left = {}, {}
 
     def output_shapes(self, *given: Shape) -> Sequence[Shape]:
         h, w, *bias, target = given
@@ -113,48 +115,48 @@ class LinearCrossEntropy(ArrayFunction):
     def _take_apart(self, inputs: Variables) -> tuple:
         h, w, *bias, target = map(array_of, inputs)
         w = w.T if self.transposed else w
-        return rows_of(h, len(w)), w, bias, target.ravel().astype(np.int64)
+        return rows_of(h, len(w)), w, bias[0] if bias else None, target.ravel().astype(np.int64)
+
+    def _blocks(self, rows: int, columns: int) -> list[tuple[int, slice]]:
+        """The number of the memory that each block has, and its rows. Those that would be too much share the first one."""
+        most = max(1, KEPT // (BLOCK * columns))
+        return [(n if n < most else 0, slice(n * BLOCK, (n + 1) * BLOCK)) for n in range(-(-rows // BLOCK))]
+
+    def _compute_block(self, room: int, rows: slice, the: tuple, losses: np.ndarray) -> None:
+        h, w, bias, targets = the
+        shape = len(h[rows]), w.shape[1]
+        if room not in self.rooms or self.rooms[room].shape != shape:
+            self.rooms[room] = np.empty(shape, np.float32)
+        logits = multiply(h[rows], w, self.rooms[room])
+        self.left[room] = rows.start, _cross_entropy(logits, bias, targets[rows], losses[rows])
 
     def compute(self, inputs: Variables, outputs: Variables) -> None:
-        h, w, bias, targets = self._take_apart(inputs)
+        the = self._take_apart(inputs)
         losses = array_to_write(outputs[0]).reshape(-1)
-        for start in range(0, len(h), BLOCK):
-            rows = slice(start, start + BLOCK)
-            self.saved = self._block(h[rows], w, bias, targets[rows], losses[rows])
-
-    def _block(self, h: np.ndarray, w: np.ndarray, bias: list, targets: np.ndarray, losses: np.ndarray) -> tuple:
-        logits = self.saved[0] if self.saved else np.empty((0, 0), np.float32)
-        self.saved = None
-        if logits.shape != (len(h), w.shape[1]):
-            logits = np.empty((len(h), w.shape[1]), np.float32)
-        if bias:
-            logits[...] = bias[0]
-        multiply(h, w, logits, bool(bias))
-        return logits, _cross_entropy(logits, targets, losses)
+        for room, rows in self._blocks(len(the[0]), the[1].shape[1]):
+            self._compute_block(room, rows, the, losses)
 
     def compute_gradients(self, inputs: Variables, outputs: Variables, propagate_down: list[bool], accum: list[bool]) -> None:
-        h, w, bias, targets = self._take_apart(inputs)
+        the = h, w, _, targets = self._take_apart(inputs)
         dlosses = gradient_of(outputs[0]).reshape(-1)
         losses = np.empty(len(h), np.float32)
-        given: list[Any] = [gradient_to_write(v, a) if p else None for v, p, a in zip(inputs, propagate_down, accum)]
-        if given[0] is not None:
-            given[0] = rows_of(given[0], h.shape[1])
-        if given[1] is not None and self.transposed:
-            given[1] = given[1].T
-        for start in reversed(range(0, len(h), BLOCK)):
-            rows = slice(start, start + BLOCK)
-            if self.saved is None or start + BLOCK < len(h):
-                self.saved = self._block(h[rows], w, bias, targets[rows], losses[rows])
-            dlogits, scales = self.saved
+        asked = [gradient_to_write(v, a) if p else None for v, p, a in zip(inputs, propagate_down, accum)]
+        dh, dw, db = *asked[:2], (asked[2] if len(inputs) > 3 else None)
+        dh = None if dh is None else rows_of(dh, h.shape[1])
+        dw = dw.T if dw is not None and self.transposed else dw
+        blocks = self._blocks(len(h), w.shape[1])
+        for room, rows in reversed(blocks):
+            if self.left.get(room, (None,))[0] != rows.start:
+                self._compute_block(room, rows, the, losses)
+            _, scales = self.left.pop(room)
+            dlogits, first = self.rooms[room], rows == blocks[-1][1]
             _cross_entropy_gradient(dlogits, targets[rows], scales, dlosses[rows])
-            first = start + BLOCK >= len(h)
-            if given[0] is not None:
-                multiply(dlogits, w.T, given[0][rows], accum[0])
-            if given[1] is not None:
-                _multiply_into(h[rows].T, dlogits, given[1], accum[1] or not first)
-            if bias and given[2] is not None:
-                given[2][...] = dlogits.sum(axis=0) + (given[2] if accum[2] or not first else 0)
-        self.saved = None
+            if dh is not None:
+                multiply(dlogits, w.T, dh[rows], accum[0])
+            if dw is not None:
+                _multiply_into(h[rows].T, dlogits, dw, accum[1] or not first)
+            if db is not None:
+                add_up(dlogits, db, accum[2] or not first)
 
 
 def _multiply_into(a: np.ndarray, b: np.ndarray, out: np.ndarray, accumulate: bool) -> None:

@@ -260,5 +260,5 @@ class CompiledFunction(Drawing):
         for factors in self.plan.weight_gradients:
             if gradients.asked[factors.weight.input]:
                 give_product(space, factors, gradients)
-        for i, total in space.sums:
-            gradients.give(i, total)
+        for i, rows, grouped in space.sums:
+            gradients.give(i, rows.sum(axis=0) if grouped else rows)

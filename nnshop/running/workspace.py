@@ -19,7 +19,8 @@ class Workspace(Memory):
         ys (list): The outputs of all steps, `(T * B, n)`.
         carry, carried (list): The gradients of the states after the last step that ran, and before the first one.
         dxs (list): The gradients of inputs at all steps, each with the number of the input.
-        sums (list): Gradients that programs add up over all steps, each with the number of the input.
+        sums (list): Gradients that programs add up over all steps, each with the number of the input, and whether the rows are
+            groups, to be added up in turn.
     """
 
     def __init__(self, plan: Plan, length: int, batch: int, reverse: bool) -> None:
@@ -46,8 +47,9 @@ class Workspace(Memory):
         return [(i, self.rows(place)) for (kind, i), place in self.plan.gradient_places.items() if kind == "x"]
 
     @cached_property
-    def sums(self) -> list[tuple[int, np.ndarray]]:
-        return [(i, self.rows(place)) for (kind, i), place in self.plan.gradient_places.items() if kind != "x"]
+    def sums(self) -> list[tuple[int, np.ndarray, bool]]:
+        places = [(kind, i, self.rows(place)) for (kind, i), place in self.plan.gradient_places.items() if kind != "x"]
+        return [(i, rows, kind == "shared" and len(rows) > 1) for kind, i, rows in places]
 
     def start(self, states: Sequence[np.ndarray]) -> None:
         """Sets the states before the first step."""
@@ -58,5 +60,5 @@ class Workspace(Memory):
         """Sets the gradients of the states after the last step, and what is added up to 0."""
         for carry, d in zip(self.carry, gradients):
             carry[...] = d.reshape(carry.shape) if d.ndim else d
-        for _, total in self.sums:
-            total.fill(0)
+        for _, rows, _ in self.sums:
+            rows.fill(0)

@@ -18,10 +18,10 @@ pytest.importorskip("llvmlite")
 
 from nnshop.compiling import machine
 from nnshop.compiling.products import ROWS, WIDTH, kernels, multiply, multiply_packed, pack
-from nnshop.compiling.products.blocks import BLOCK_BREADTH, BLOCK_DEPTH, DEPTH, HEIGHT, PAGE
-from nnshop.compiling.products.loops import Writer
+from nnshop.compiling.products.blocks import BLOCK_BREADTH, DEPTH, HEIGHT, PAGE
 from nnshop.compiling.products.packing import transposed
 from nnshop.compiling.products.tile import LANES, VECTOR
+from nnshop.compiling.writer import Writer
 
 KINDS = ["plain", "transposed", "columns", "rows", "backwards"]
 
@@ -85,13 +85,13 @@ def test_around_a_tile(n: int) -> None:
             check(matrix(m, k), matrix(k, n, 1), room=WIDTH + 3)
 
 
-@pytest.mark.parametrize("k", [BLOCK_DEPTH - 1, BLOCK_DEPTH + 1, 2 * BLOCK_DEPTH + 5, DEPTH, DEPTH + 1])
+@pytest.mark.parametrize("k", [DEPTH - 1, DEPTH, DEPTH + 1, 2 * DEPTH + 5])
 def test_deep_products(k: int) -> None:
     for m, n in ((1, WIDTH + 1), (ROWS + 1, 2 * WIDTH + 1), (HEIGHT + 1, WIDTH + 1)):
         check(matrix(m, k), matrix(k, n, 1), room=5)
 
 
-@pytest.mark.parametrize("k", [PAGE, PAGE - 1, BLOCK_DEPTH - 3])
+@pytest.mark.parametrize("k", [PAGE, PAGE - 1, DEPTH - 3])
 def test_rows_that_are_pages_apart(k: int) -> None:
     """They are copied, tile by tile; what lies beside the k numbers of a row is not read."""
     for width in (PAGE, 2 * PAGE):
@@ -103,7 +103,7 @@ def test_rows_that_are_pages_apart(k: int) -> None:
 
 @pytest.mark.parametrize("n", [BLOCK_BREADTH - 1, BLOCK_BREADTH, 2 * BLOCK_BREADTH + WIDTH + 1])
 def test_broad_products(n: int) -> None:
-    for m, k in ((2, 3), (ROWS + 3, BLOCK_DEPTH + 3), (HEIGHT + ROWS + 1, 9)):
+    for m, k in ((2, 3), (ROWS + 3, DEPTH + 3), (HEIGHT + ROWS + 1, 9)):
         check(matrix(m, k), matrix(k, n, 1), room=1)
 
 
@@ -121,7 +121,7 @@ def test_operands_may_be_views(a_kind: str, b_kind: str) -> None:
         check(matrix(m, k), matrix(k, n, 1), a_kind, b_kind, 1)
 
 
-sizes = st.one_of(st.integers(1, 3 * WIDTH), st.sampled_from([BLOCK_DEPTH - 1, BLOCK_DEPTH, BLOCK_DEPTH + 1]))
+sizes = st.one_of(st.integers(1, 3 * WIDTH), st.sampled_from([DEPTH - 1, DEPTH, DEPTH + 1]))
 
 
 @settings(max_examples=60, deadline=None)
@@ -181,15 +181,15 @@ def test_a_square_of_vectors_is_transposed() -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("m", [1, 3, ROWS, 2 * ROWS + 1])
 def test_what_is_not_finite_stays_in_its_row_and_column(m: int, bad: float) -> None:
-    k, n = BLOCK_DEPTH + 3, WIDTH + 3
-    for place in ((0, 0), (m // 2, BLOCK_DEPTH), (m - 1, k - 1)):
+    k, n = DEPTH + 3, WIDTH + 3
+    for place in ((0, 0), (m // 2, DEPTH), (m - 1, k - 1)):
         a, b = matrix(m, k), matrix(k, n, 1)
         a[place] = bad
         for out in products(a, b):
             assert not np.isfinite(out[place[0]]).any()
             np.testing.assert_array_equal(np.isnan(out[place[0]]), np.isnan(bad))
             assert np.isfinite(np.delete(out, place[0], axis=0)).all()
-    for place in ((0, 0), (BLOCK_DEPTH, WIDTH), (k - 1, n - 1)):
+    for place in ((0, 0), (DEPTH, WIDTH), (k - 1, n - 1)):
         a, b = matrix(m, k), matrix(k, n, 1)
         b[place] = bad
         for out in products(a, b):
@@ -256,7 +256,7 @@ def test_programs_call_the_products() -> None:
     from nnshop.compiling.products import BLOCK
 
     call = machine.load(CALLER, ["call"]).function("call", *[ctypes.c_int64] * 10)
-    for m, k, n in ((3, 5, WIDTH + 1), (HEIGHT + 3, BLOCK_DEPTH + 5, 3 * WIDTH + 2)):
+    for m, k, n in ((3, 5, WIDTH + 1), (HEIGHT + 3, DEPTH + 5, 3 * WIDTH + 2)):
         a, b, panel = matrix(m, k), matrix(k, n, 1), k * WIDTH + 24  # further apart than need be
         packed, c, d = np.full(4 * panel, np.nan, np.float32), np.empty((m, n), np.float32), np.empty((m, n), np.float32)
         block = np.empty(BLOCK, np.float32)

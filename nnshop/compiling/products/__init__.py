@@ -18,6 +18,7 @@ import threading
 
 import numpy as np
 
+from .. import pool
 from .arrays import address, refuse_other_structures
 from .blocks import BLOCK
 from .kernels import functions, register
@@ -40,7 +41,8 @@ def pack(b: np.ndarray, packed: np.ndarray | None = None) -> np.ndarray:
     """
     if packed is None:
         packed = _aligned((-(-b.shape[1] // WIDTH), b.shape[0], WIDTH))
-    if not (b.dtype == packed.dtype == _FLOAT and packed.flags.c_contiguous and functions()[0](b, packed)):
+    parts = pool.parts(b.size / 2, len(packed))
+    if not (b.dtype == packed.dtype == _FLOAT and packed.flags.c_contiguous and functions()[0](b, packed, parts)):
         raise ValueError(f"pack needs float32 (k, n) and room (ceil(n / {WIDTH}), k, {WIDTH}); got {_said(b, packed)}.")
     return packed
 
@@ -60,7 +62,9 @@ def multiply(a: np.ndarray, b: np.ndarray, out: np.ndarray, accumulate: bool = F
         out: float32 `(m, n)`; the numbers of a row lie side by side.
         accumulate: Whether to add.
     """
-    if not (a.dtype == b.dtype == out.dtype == _FLOAT and functions()[2](a, b, out, accumulate, _scratch())):
+    rows, columns = (1, 1, *out.shape)[-2:]
+    parts = pool.parts(a.size * columns / 25, max(columns // WIDTH, rows // (2 * ROWS)))
+    if not (a.dtype == b.dtype == out.dtype == _FLOAT and functions()[2](a, b, out, accumulate, _blocks(parts), parts)):
         raise ValueError(f"{_RULE} b (k, n); got {_said(a, b, out)}.")
     return out
 
@@ -75,14 +79,12 @@ def _said(*arrays: np.ndarray) -> str:
 _thread = threading.local()
 
 
-def _scratch() -> int:
-    """The address of the calling thread's block."""
-    try:
-        return _thread.address
-    except AttributeError:
-        _thread.block = _aligned((BLOCK,))
-        _thread.address = _thread.block.ctypes.data
-        return _thread.address
+def _blocks(count: int) -> int:
+    """The address of so many blocks, which belong to the calling thread."""
+    if getattr(_thread, "count", 0) < count:
+        _thread.count, _thread.blocks = count, _aligned((count, BLOCK))
+        _thread.address = _thread.blocks.ctypes.data
+    return _thread.address
 
 
 def _aligned(shape: tuple[int, ...]) -> np.ndarray:

@@ -7,14 +7,15 @@ from functools import cache
 
 import numpy as np
 
-from .loops import Writer
+from ..jobs import share
+from ..writer import Writer
 from .tile import WIDTH
 
 # In CPython's and NumPy's structures for 64 bits: where an array's data, sizes and strides are. NumPy has kept them since 1.0.
 _DATA, _AXES, _SIZES, _STRIDES = 16, 24, 32, 40
 PACKED = "ptr %a, ptr %packed, ptr %out, i64 %accumulate"
-PRODUCT = "ptr %a, ptr %b, ptr %out, i64 %accumulate, ptr %block"
-PACK = "ptr %b, ptr %packed"
+PRODUCT = "ptr %a, ptr %b, ptr %out, i64 %accumulate, ptr %blocks, i64 %parts"
+PACK = "ptr %b, ptr %packed, i64 %parts"
 
 
 class Array:
@@ -66,7 +67,7 @@ def pack() -> Writer:
     b = Array(text, "%b")
     k, n = b.sizes
     data, panel = _packed(text, k, n)
-    text.put(f"call void @pack(i64 {k}, i64 {n}, {b.as_arguments}, ptr {data}, i64 {panel})")
+    share(text, "pack", f"i64 {k}, i64 {n}, {b.as_arguments}, ptr {data}, i64 {panel}")
     return text
 
 
@@ -92,7 +93,7 @@ def multiply() -> Writer:
         _require_equal(text, given, right)
     require_rows(text, out)
     to_out = f"ptr {out.data}, i64 {out.strides[0]}, i64 %accumulate"
-    text.put(f"call void @product(i64 {m}, i64 {n}, i64 {k}, {a.as_arguments}, {b.as_arguments}, {to_out}, ptr %block)")
+    share(text, "product", f"i64 {m}, i64 {n}, i64 {k}, {a.as_arguments}, {b.as_arguments}, {to_out}, ptr %blocks")
     return text
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from ..writer import Writer
 from .few import FEW
-from .loops import Writer
 from .tile import ROWS, WIDTH
 
 HEIGHT = 8 * ROWS  # so few rows, at most, go through B once: panel after panel, each of them by all rows
-DEPTH = 1024  # of a panel then: it stays in the second-level cache
-BLOCK_DEPTH = 256  # more rows go through B block by block, which stay in the second-level cache; a tile of A stays in the first
-BLOCK_BREADTH = 16 * WIDTH
-BLOCK = BLOCK_DEPTH * BLOCK_BREADTH  # numbers in a block
+BLOCK_BREADTH = 8 * WIDTH  # more rows go through B block by block
+DEPTH = 512  # of a panel and of a block: they stay in the second-level cache. One for all, so that all sums have one order
+BLOCK = DEPTH * BLOCK_BREADTH  # numbers in a block
 PAGE = 1024  # numbers so far apart, or a multiple, have the same places in the first-level cache
 DIRECT = ROWS  # one tile reads B once, which does not pay for packing it
 _A, _C = "ptr %a, i64 %a_row, i64 %a_column", "ptr %c, i64 %c_row, i64 %accumulate"
@@ -63,12 +62,12 @@ def multiply_blocks() -> Writer:
     """Writes `blocks`: C (+)= A B, where the numbers in a row of a panel of B lie side by side."""
     text = Writer()
     many = text.is_true("sgt", "%m", HEIGHT)
-    pairs = (BLOCK_BREADTH, text.largest("%n", 1)), (BLOCK_DEPTH, DEPTH), (ROWS, HEIGHT)
-    breadth, depth, height = (text.new(f"select i1 {many}, i64 {a}, i64 {b}") for a, b in pairs)
-    text.put(f"%near = alloca [{ROWS * BLOCK_DEPTH} x float], align 64")
+    pairs = (BLOCK_BREADTH, text.largest("%n", 1)), (ROWS, HEIGHT)
+    breadth, height = (text.new(f"select i1 {many}, i64 {a}, i64 {b}") for a, b in pairs)
+    text.put(f"%near = alloca [{ROWS * DEPTH} x float], align 64")
     with (
         _blocks(text, "%n", breadth, WIDTH) as (j, n),
-        _blocks(text, "%k", depth) as (start, k),
+        _blocks(text, "%k", DEPTH) as (start, k),
         _blocks(text, "%m", height) as (i, m),
     ):
         of_a = text.at(text.at("%a", i, "%a_row"), start, "%a_column")
@@ -89,11 +88,11 @@ def _near(text: Writer, many: str, of_a: str, m: str, k: str) -> tuple[str, str]
     copied = text.new(f"and i1 {many}, {text.new(f'and i1 {same}, {in_rows}')}")
     text.declared.add("declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1)")
     with text.where(copied), text.loop(m) as row:
-        places = f"ptr {text.at('%near', row.index, BLOCK_DEPTH)}, ptr {text.at(of_a, row.index, '%a_row')}"
+        places = f"ptr {text.at('%near', row.index, DEPTH)}, ptr {text.at(of_a, row.index, '%a_row')}"
         text.put(f"call void @llvm.memcpy.p0.p0.i64({places}, i64 {text.whole('mul', k, 4)}, i1 false)")
     return (
         text.new(f"select i1 {copied}, ptr %near, ptr {of_a}"),
-        text.new(f"select i1 {copied}, i64 {BLOCK_DEPTH}, i64 %a_row"),
+        text.new(f"select i1 {copied}, i64 {DEPTH}, i64 %a_row"),
     )
 
 
@@ -112,7 +111,7 @@ def multiply() -> Writer:
 def multiply_packing() -> Writer:
     """Writes `packing`: C (+)= A B, where B is packed block by block."""
     text = Writer()
-    with _blocks(text, "%n", BLOCK_BREADTH, WIDTH) as (j, n), _blocks(text, "%k", BLOCK_DEPTH) as (start, k):
+    with _blocks(text, "%n", BLOCK_BREADTH, WIDTH) as (j, n), _blocks(text, "%k", DEPTH) as (start, k):
         of_b, panel = text.at(text.at("%b", start, "%b_row"), j, "%b_column"), text.whole("mul", k, WIDTH)
         text.put(f"call void @pack(i64 {k}, i64 {n}, ptr {of_b}, i64 %b_row, i64 %b_column, ptr %block, i64 {panel})")
         text.put(
@@ -157,11 +156,13 @@ def _adds(text: Writer, start: str) -> str:
 
 @contextmanager
 def _blocks(text: Writer, total: str, most: str | int, unit: int = 1) -> Iterator[tuple[str, str]]:
-    """A loop over blocks of about even sizes, at most so large, of whole units but for the last one; once where the total is 0.
+    """A loop over blocks of even sizes, at most so large, of whole units but for the last one; once where the total is 0.
 
-    Gives the block's start and its size.
+    Gives the block's start and its size. Sizes differ by a unit at most: a tile of few rows would add in another order.
     """
     parts = text.largest(text.round_up(total, most), 1)
-    size = text.largest(text.whole("mul", text.round_up(text.round_up(total, parts), unit), unit), 1)
-    with text.loop(text.largest(total, 1), size) as block:
-        yield block.index, text.least(text.whole("sub", total, block.index), size)
+    units = text.round_up(total, unit)
+    with text.loop(parts) as block:
+        ends = (text.whole("mul", units, i) for i in (block.index, text.whole("add", block.index, 1)))
+        start, stop = (text.least(text.whole("mul", text.whole("udiv", end, parts), unit), total) for end in ends)
+        yield start, text.whole("sub", stop, start)

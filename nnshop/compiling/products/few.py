@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .loops import Writer
+from ..writer import Writer
 from .tile import LANES, VECTOR, multiply_add
 
 FEW = 3  # so few rows of A do not pay for the packing of B

@@ -8,9 +8,10 @@ from functools import cache, partial
 from typing import Any
 
 from .. import machine
+from ..jobs import JOB
 from ..text import module
-from . import arrays, blocks, few, packing, tile
-from .loops import Writer
+from ..writer import Writer
+from . import arrays, blocks, few, packing, parts, tile
 
 _PROVIDED = "multiply", "pack", "product"
 _FOR_PYTHON = "pack_array", "multiply_arrays", "product_arrays"
@@ -30,7 +31,7 @@ def functions() -> tuple[Callable[..., int], ...]:
     They return whether the arrays fit, without which they do nothing.
     """
     matrix: Any = py_object
-    kinds = ([matrix] * 2, [matrix] * 3 + [c_int64], [matrix] * 3 + [c_int64, c_void_p])
+    kinds = ([matrix] * 2 + [c_int64], [matrix] * 3 + [c_int64], [matrix] * 3 + [c_int64, c_void_p, c_int64])
     return tuple(program().function(name, *kind, result=c_int64) for name, kind in zip(_FOR_PYTHON, kinds))
 
 
@@ -56,6 +57,8 @@ def text() -> str:
         ("multiply", blocks.multiply(), blocks.MULTIPLY),
         ("pack", packing.pack(), packing.PARAMETERS),
         ("product", blocks.multiply_any(), blocks.PRODUCT),
+        ("pack_part", parts.pack_part(), JOB),
+        ("product_part", parts.product_part(), JOB),
         ("pack_array", arrays.pack(), arrays.PACK),
         ("multiply_arrays", arrays.multiply_packed(), arrays.PACKED),
         ("product_arrays", arrays.multiply(), arrays.PRODUCT),

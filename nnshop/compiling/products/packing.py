@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .loops import Writer
+from ..writer import Writer
 from .tile import LANES, VECTOR, VECTORS, WIDTH
 
 PARAMETERS = "i64 %k, i64 %n, ptr %b, i64 %b_row, i64 %b_column, ptr %packed, i64 %panel"

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 
 from ..machine import has_fma, lanes
 from ..text import vector
-from .loops import Writer
+from ..writer import Writer
 
 LANES = lanes()
 VECTORS = 2

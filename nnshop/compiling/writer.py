@@ -1,11 +1,11 @@
-"""What the texts of the products share: functions, loops, addresses."""
+"""A text with what C has: functions, whole numbers, loops, addresses."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from ..text import Text
+from .text import Text
 
 
 class Round:
