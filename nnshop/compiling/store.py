@@ -103,8 +103,11 @@ def _replace(key: str, raw: bytes, place: int) -> None:
 
 def _prune(place: int) -> None:
     """Removes files, those that were used last at the end, until the rest is within the limit."""
+    found = []
     with os.scandir(place) as entries:
-        found = [(entry.name, entry.stat(follow_symlinks=False)) for entry in entries]
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):  # another process has just renamed or removed it
+                found.append((entry.name, entry.stat(follow_symlinks=False)))
     total = sum(status.st_size for _, status in found)
     for name, status in sorted(found, key=lambda item: item[1].st_mtime):
         abandoned = "." in name and status.st_mtime < time.time() - _ABANDONED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import tempfile
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -243,3 +245,20 @@ def test_two_processes_at_once(place: Path) -> None:
         out, error = process.communicate("go\n", timeout=120)
         assert out.endswith("done\n"), error
     assert os.listdir(place) == ["key"]
+
+
+def test_a_file_that_another_process_renames_meanwhile_is_passed_over(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept(place)
+    scandir = os.scandir
+
+    @contextlib.contextmanager
+    def vanishing(folder: int) -> Iterator[list[os.DirEntry]]:
+        """The entries of a folder, of which one is gone when it is looked at."""
+        os.close(os.open("gone", os.O_CREAT | os.O_WRONLY, 0o600, dir_fd=folder))
+        entries = [*scandir(folder)]
+        os.unlink("gone", dir_fd=folder)
+        yield entries
+
+    monkeypatch.setattr(os, "scandir", vanishing)
+    store.write("b" * 64, CONTENT)  # without the warning that the cache cannot be written
+    assert store.read("b" * 64) == CONTENT
