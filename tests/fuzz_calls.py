@@ -367,6 +367,7 @@ CALLS: dict[str, Callable[[], Made]] = {
     "to_fused": lambda: Made(nnshop.to_fused, ("lstm", [[fused("lstm")]])),
     "from_fused": lambda: Made(nnshop.from_fused, ("gru", nnshop.to_fused("gru", [[fused("gru")]]))),
     "save_nnp": lambda: Made(saved, (real(B, D), True)),
+    "set_threads": lambda: Made(nnshop.set_threads, (2,)),
     "use_context": lambda: Made(in_context, ("cpu", 0, "float")),
 }
 

@@ -14,7 +14,7 @@ import pytest
 from measuring import constant, randomize
 
 import nnshop
-from nnshop import GRUCell, embed, lift, portable, run, save_nnp, sequence_loss, stack
+from nnshop import GRUCell, embed, iterate, lift, portable, run, save_nnp, sequence_loss, stack
 from nnshop.decoding import Step, decode
 from nnshop.functions import linear_cross_entropy
 from nnshop.graphs import functions_of
@@ -144,7 +144,7 @@ def test_a_checked_table_is_nnablas(kind: str) -> None:
         y.forward()
         y.backward()
         found.append((y.d.copy(), {name: v.g.copy() for name, v in nn.get_parameters().items()}))
-        assert kind == "loop" or checked == checks
+        assert kind in ("loop", "fused") or checked == checks  # those check within their function
     np.testing.assert_equal(found[0], found[1])
 
 
@@ -220,3 +220,23 @@ def test_losses_have_one_order_of_arguments(function: Callable) -> None:
     names, by_name = list(parameters), [n for n, p in parameters.items() if p.kind is inspect.Parameter.KEYWORD_ONLY]
     assert by_name[:3] == ["reduction", "ignore_index", "label_smoothing"]
     assert names[names.index("reduction") - 1] in ("weights", "name")
+
+
+@pytest.mark.parametrize("taken", ["reshaped", "transposed", "sliced"])
+@pytest.mark.parametrize("way", ["auto", "loop", "unrolled"])
+def test_ids_on_their_way_to_a_table_within_a_step_are_checked(taken: str, way: str) -> None:
+    take = {
+        "reshaped": lambda x: F.reshape(x, (2,), inplace=False),
+        "transposed": lambda x: F.transpose(x, (1, 0)),
+        "sliced": lambda x: x[:, 1],
+    }[taken]
+    width = 1 + (taken == "sliced")
+    xs = nn.Variable((30, 2, width))
+    ys, _ = iterate(lambda x, h: (F.sum(embed(take(x), V, D)) + h, h), xs, constant(np.zeros(())), way=way)
+    xs.d = 2
+    ys.forward()
+    xs.d[..., 0] = V if taken != "sliced" else 2.5  # no id, but of the other column
+    if taken == "sliced":
+        ys.forward()
+        xs.d[7, 1, 1] = V
+    refused(ys.forward, "from 0 to 4")

@@ -14,6 +14,7 @@ from ..graphs.replaying import Draw
 from ..ids import CheckedIds
 from .step_graph import StepGraph
 
+_SAME_NUMBERS = ("Identity", "Reshape", "Transpose")  # whose output holds the numbers of the input
 _ENGINES, _BATCHES = Recent(256), Recent(256)
 
 
@@ -80,10 +81,22 @@ class Recipe:
         return _ENGINES.get((self._key, wanted), lambda: Engine(Plan(self._translate(self.batch), self.n_y, wanted)))
 
     def checks(self) -> list[tuple[int, CheckedIds]]:
-        """Inputs that are to be checked, each with what checks it."""
-        given = {f.outputs[0]: f.inputs[0] for f in self._functions if len(f.inputs) == 1}
-        found = [(given[v], check) for v, check in self._python.items() if isinstance(check, CheckedIds) and v in given]
-        return [(self._inputs.index(v), check) for v, check in found if v in self._inputs]
+        """Inputs that are to be checked, each with what checks it.
+
+        Raises:
+            Unsupported: What is checked is no input.
+        """
+        makers = {f.outputs[0]: f for f in self._functions}
+        found = []
+        for v, check in self._python.items():
+            if isinstance(check, CheckedIds) and v in makers:
+                ids = makers[v].inputs[0]
+                while ids in makers and makers[ids].info.type_name in _SAME_NUMBERS:
+                    ids = makers[ids].inputs[0]
+                if ids not in self._inputs:
+                    raise Unsupported(f"{check.who} is checked, and the step computes it itself")
+                found.append((self._inputs.index(ids), check))
+        return found
 
     def input_shapes(self) -> list[tuple[int, ...]]:
         """Those of the inputs of one step."""
