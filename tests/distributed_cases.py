@@ -193,7 +193,13 @@ def stopped(workers: Workers, folder: Path) -> list[float]:
 
 def first_stopped(workers: Workers, folder: Path) -> list[float]:
     """Rank 0, of which the others wait for what it computes alone."""
-    return workers.on_first(lambda: os.kill(os.getpid(), signal.SIGSTOP) or [])
+
+    def stop() -> list[float]:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(PATIENCE)  # who ends it lets it go on first, for a moment
+        return []
+
+    return workers.on_first(stop)
 
 
 def busy(workers: Workers, folder: Path) -> list[float]:

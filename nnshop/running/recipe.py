@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import Any
 
 from ..compiling import translations  # noqa: F401  (fills the table)
 from ..compiling.engine import Engine, Recent
@@ -14,7 +15,6 @@ from ..graphs.replaying import Draw
 from ..ids import CheckedIds
 from .step_graph import StepGraph
 
-_SAME_NUMBERS = ("Identity", "Reshape", "Transpose")  # whose output holds the numbers of the input
 _ENGINES, _BATCHES = Recent(256), Recent(256)
 
 
@@ -91,7 +91,7 @@ class Recipe:
         for v, check in self._python.items():
             if isinstance(check, CheckedIds) and v in makers:
                 ids = makers[v].inputs[0]
-                while ids in makers and makers[ids].info.type_name in _SAME_NUMBERS:
+                while ids in makers and _gives_the_same(makers[ids]):
                     ids = makers[ids].inputs[0]
                 if ids not in self._inputs:
                     raise Unsupported(f"{check.who} is checked, and the step computes it itself")
@@ -105,3 +105,9 @@ class Recipe:
     def drawn(self, i: int) -> int:
         """Which draw an input is."""
         return i - (len(self._inputs) - len(self.draws))
+
+
+def _gives_the_same(function: Any) -> bool:
+    """Whether a function gives the numbers of its input, perhaps in other places; `stop_gradient` multiplies them by 1."""
+    info = function.info
+    return info.type_name in ("Identity", "Reshape", "Transpose") or (info.type_name == "MulScalar" and info.args["val"] == 1)
